@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bootstrap/hub.c - the connections of a rendezvous: accept, read, write, close. No connection can
+ * hold up another: every socket is non-blocking, and what it is in the middle of is kept in its
+ * moeep_hub_conn.
+ */
+#include "config.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "bootstrap/hub.h"
+#include "bootstrap/socket.h"
+#include "core/error.h"
+
+/* A stranger is given this long to say who it is, a refused rank to read why. */
+#define STRANGER_MS 10000
+/* Younger ones are not closed to make room. */
+#define EVICT_MS 1000
+/* More than all ranks of the largest group at once. */
+#define MAX_STRANGERS	6000
+#define ACCEPT_TURN	256
+#define ACCEPT_PAUSE_MS 100
+/* Most bytes read from a connection before it is another's turn. */
+#define READ_TURN ((size_t)1 << 20)
+
+void moeep_hub_blob_put(struct moeep_hub_blob *blob)
+{
+	if (blob && --blob->refs == 0) {
+		free(blob);
+	}
+}
+
+void moeep_hub_send(struct moeep_hub_conn *conn, int type, const void *body, size_t body_bytes,
+		    struct moeep_hub_blob *blob)
+{
+	struct moeep_hub_message *message;
+	struct moeep_boot_header header = {
+		.magic = MOEEP_BOOT_MAGIC,
+		.version = MOEEP_BOOT_VERSION,
+		.type = (uint16_t)type,
+		.length = body_bytes + (blob ? blob->bytes : 0),
+	};
+
+	if (conn->dead || conn->draining) {
+		return;
+	}
+	message = malloc(sizeof(*message));
+	if (!message) {
+		conn->dead = true;
+		return;
+	}
+	memcpy(message->head, &header, sizeof(header));
+	memcpy(message->head + sizeof(header), body, body_bytes);
+	message->head_bytes = sizeof(header) + body_bytes;
+	message->done = 0;
+	message->next = NULL;
+	message->blob = blob;
+	if (blob) {
+		blob->refs++;
+	}
+	*conn->out_last = message;
+	conn->out_last = &message->next;
+}
+
+static void message_pop(struct moeep_hub_conn *conn)
+{
+	struct moeep_hub_message *message = conn->out_first;
+
+	conn->out_first = message->next;
+	if (!conn->out_first) {
+		conn->out_last = &conn->out_first;
+	}
+	moeep_hub_blob_put(message->blob);
+	free(message);
+}
+
+/* As much as the socket takes. */
+static void conn_write(struct moeep_hub_conn *conn)
+{
+	while (conn->out_first) {
+		struct moeep_hub_message *message = conn->out_first;
+		size_t blob_done;
+		int rc;
+
+		if (message->done < message->head_bytes) {
+			rc = moeep_socket_send(conn->fd, message->head, message->head_bytes,
+					       &message->done, 0);
+			if (rc) {
+				goto out;
+			}
+		}
+		if (message->blob) {
+			blob_done = message->done - message->head_bytes;
+			rc = moeep_socket_send(conn->fd, message->blob->data, message->blob->bytes,
+					       &blob_done, 0);
+			message->done = message->head_bytes + blob_done;
+			if (rc) {
+				goto out;
+			}
+		}
+		message_pop(conn);
+		continue;
+	out:
+		if (rc == MOEEP_SOCKET_ENDED) {
+			conn->dead = true;
+		}
+		return;
+	}
+	if (conn->draining) {
+		conn->dead = true;
+	}
+}
+
+/* Bytes of the structure that follows a header, or -1 for a header that must not come now. */
+static int body_bytes(const struct moeep_hub_conn *conn)
+{
+	const struct moeep_boot_header *header = &conn->header;
+
+	if (header->magic != MOEEP_BOOT_MAGIC || header->version != MOEEP_BOOT_VERSION) {
+		return -1;
+	}
+	if (conn->rank < 0) {
+		if (header->type != MOEEP_BOOT_JOIN ||
+		    header->length != sizeof(struct moeep_boot_join)) {
+			return -1;
+		}
+		return sizeof(struct moeep_boot_join);
+	}
+	if (header->type == MOEEP_BOOT_BYE && header->length == 0) {
+		return 0;
+	}
+	if (header->type == MOEEP_BOOT_GATHER &&
+	    header->length >= sizeof(struct moeep_boot_gather) &&
+	    header->length <= sizeof(struct moeep_boot_gather) + MOEEP_BOOT_MAX_BYTES) {
+		return sizeof(struct moeep_boot_gather);
+	}
+	return -1;
+}
+
+static void stage_begin(struct moeep_hub_conn *conn, enum moeep_hub_stage stage)
+{
+	conn->stage = stage;
+	conn->done = 0;
+}
+
+/* The bytes of a stage are complete. */
+static void stage_end(struct moeep_hub *hub, struct moeep_hub_conn *conn)
+{
+	switch (conn->stage) {
+	case MOEEP_HUB_HEADER:
+		if (body_bytes(conn) < 0) {
+			conn->dead = true;
+			return;
+		}
+		stage_begin(conn, MOEEP_HUB_BODY);
+		return;
+	case MOEEP_HUB_BODY:
+		if (conn->header.type == MOEEP_BOOT_BYE) {
+			moeep_hub_leave(hub, conn);
+			conn->dead = true;
+			return;
+		}
+		if (conn->header.type == MOEEP_BOOT_JOIN) {
+			stage_begin(conn, MOEEP_HUB_HEADER);
+			moeep_hub_join(hub, conn);
+			return;
+		}
+		if (conn->header.length - sizeof(struct moeep_boot_gather) !=
+			    conn->body.gather.bytes ||
+		    !moeep_hub_gather(hub, conn)) {
+			conn->dead = true;
+			return;
+		}
+		stage_begin(conn, MOEEP_HUB_BLOB);
+		return;
+	case MOEEP_HUB_BLOB:
+		stage_begin(conn, MOEEP_HUB_HEADER);
+		moeep_hub_gathered(hub, conn);
+		return;
+	}
+}
+
+/* Receive towards the end of the stage, at most `limit` bytes. */
+static int stage_receive(struct moeep_hub_conn *conn, size_t limit, size_t *need)
+{
+	unsigned char scratch[16384];
+	unsigned char *into = NULL;
+	size_t skipped = 0;
+	size_t want;
+	int rc;
+
+	switch (conn->stage) {
+	case MOEEP_HUB_HEADER:
+		into = (unsigned char *)&conn->header;
+		*need = sizeof(conn->header);
+		break;
+	case MOEEP_HUB_BODY:
+		into = (unsigned char *)&conn->body;
+		*need = (size_t)body_bytes(conn);
+		break;
+	case MOEEP_HUB_BLOB:
+		into = conn->blob_into;
+		*need = conn->body.gather.bytes;
+		break;
+	}
+	want = *need - conn->done;
+	if (want > limit) {
+		want = limit;
+	}
+	if (into) {
+		return moeep_socket_recv(conn->fd, into, conn->done + want, &conn->done, 0);
+	}
+	if (want > sizeof(scratch)) {
+		want = sizeof(scratch);
+	}
+	rc = moeep_socket_recv(conn->fd, scratch, want, &skipped, 0);
+	conn->done += skipped;
+	return rc;
+}
+
+static void conn_read(struct moeep_hub *hub, struct moeep_hub_conn *conn)
+{
+	size_t turn = 0;
+
+	while (turn < READ_TURN && !conn->dead && !conn->draining) {
+		size_t before = conn->done;
+		size_t need;
+		int rc = stage_receive(conn, READ_TURN - turn, &need);
+
+		turn += conn->done - before;
+		if (rc == MOEEP_SOCKET_ENDED) {
+			conn->dead = true;
+			return;
+		}
+		if (rc == MOEEP_SOCKET_LATE) {
+			return;
+		}
+		if (conn->done == need) {
+			stage_end(hub, conn);
+		}
+	}
+}
+
+static void conn_free(struct moeep_hub_conn *conn)
+{
+	while (conn->out_first) {
+		message_pop(conn);
+	}
+	/* A process that was forked meanwhile has the socket as well; close() alone ends nothing.
+	 */
+	shutdown(conn->fd, SHUT_RDWR);
+	close(conn->fd);
+	free(conn);
+}
+
+/* Close what has ended. That may tell others, which may end them in turn. */
+static void hub_reap(struct moeep_hub *hub)
+{
+	bool again;
+
+	do {
+		size_t kept = 0;
+
+		again = false;
+		for (size_t i = 0; i < hub->num_conns; i++) {
+			struct moeep_hub_conn *conn = hub->conns[i];
+			int rank = conn->rank;
+
+			if (!conn->dead) {
+				hub->conns[kept++] = conn;
+				continue;
+			}
+			conn_free(conn);
+			if (rank >= 0 && hub->ranks[rank].presence == MOEEP_HUB_HERE) {
+				moeep_hub_lose(hub, rank);
+				again = true;
+			}
+		}
+		hub->num_conns = kept;
+	} while (again);
+}
+
+/* Close the oldest stranger, to make room. */
+static bool hub_evict(struct moeep_hub *hub, int64_t now)
+{
+	for (size_t i = 0; i < hub->num_conns; i++) {
+		struct moeep_hub_conn *conn = hub->conns[i];
+
+		if (conn->rank < 0 && !conn->dead && now - conn->accepted >= EVICT_MS) {
+			conn->dead = true;
+			return true;
+		}
+	}
+	return false;
+}
+
+static int hub_reserve(struct moeep_hub *hub)
+{
+	size_t room = hub->max_conns ? 2 * hub->max_conns : 64;
+	struct moeep_hub_conn **conns;
+	struct pollfd *polls;
+
+	if (hub->num_conns < hub->max_conns) {
+		return 0;
+	}
+	conns = realloc(hub->conns, room * sizeof(*conns));
+	if (!conns) {
+		return -1;
+	}
+	hub->conns = conns;
+	polls = realloc(hub->polls, (room + 2) * sizeof(*polls));
+	if (!polls) {
+		return -1;
+	}
+	hub->polls = polls;
+	hub->max_conns = room;
+	return 0;
+}
+
+/* Takes the socket over. */
+static void hub_admit(struct moeep_hub *hub, int fd, int64_t now)
+{
+	struct moeep_boot_hello hello = {.process = hub->process};
+	struct moeep_hub_conn *conn = NULL;
+
+	if (getrandom(hello.nonce, sizeof(hello.nonce), 0) != (ssize_t)sizeof(hello.nonce)) {
+		goto err_close;
+	}
+	if (hub_reserve(hub)) {
+		goto err_close;
+	}
+	conn = calloc(1, sizeof(*conn));
+	if (!conn) {
+		goto err_close;
+	}
+	moeep_socket_tune(fd);
+	conn->fd = fd;
+	conn->rank = -1;
+	conn->accepted = now;
+	conn->out_last = &conn->out_first;
+	stage_begin(conn, MOEEP_HUB_HEADER);
+	moeep_hub_send(conn, MOEEP_BOOT_HELLO, &hello, sizeof(hello), NULL);
+	hub->conns[hub->num_conns++] = conn;
+	return;
+
+err_close:
+	close(fd);
+}
+
+static void hub_accept(struct moeep_hub *hub, int64_t now)
+{
+	for (int i = 0; i < ACCEPT_TURN; i++) {
+		int fd;
+
+		if (hub->num_conns >= (size_t)hub->joined + MAX_STRANGERS) {
+			if (!hub_evict(hub, now)) {
+				hub->accept_pause = now + ACCEPT_PAUSE_MS;
+			}
+			return;
+		}
+		fd = accept4(hub->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd >= 0) {
+			hub_admit(hub, fd, now);
+			continue;
+		}
+		switch (errno) {
+		case EAGAIN:
+			return;
+		case EMFILE:
+		case ENFILE:
+			hub->starved = true;
+			/* fall through */
+		case ENOBUFS:
+		case ENOMEM:
+			/* The connection stays in the kernel's queue; without a pause poll() would
+			   return at once for it. */
+			if (!hub_evict(hub, now)) {
+				hub->accept_pause = now + ACCEPT_PAUSE_MS;
+			}
+			return;
+		default:
+			/* That connection failed before it was accepted. */
+			continue;
+		}
+	}
+}
+
+/* Strangers that have had their time; returns when the next one will have. */
+static int64_t hub_expire_strangers(struct moeep_hub *hub, int64_t now)
+{
+	int64_t next = MOEEP_SOCKET_NO_DEADLINE;
+
+	for (size_t i = 0; i < hub->num_conns; i++) {
+		struct moeep_hub_conn *conn = hub->conns[i];
+		int64_t end = conn->accepted + STRANGER_MS;
+
+		if (conn->rank >= 0) {
+			continue;
+		}
+		if (now >= end) {
+			conn->dead = true;
+		} else if (end < next) {
+			next = end;
+		}
+	}
+	return next;
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Sleep until a socket is ready or the time has come. */
+static void hub_poll(struct moeep_hub *hub, int64_t now, int64_t deadline)
+{
+	bool paused = now < hub->accept_pause;
+
+	if (paused) {
+		deadline = earlier(deadline, hub->accept_pause);
+	}
+	hub->polls[0] = (struct pollfd){.fd = hub->event_fd, .events = POLLIN};
+	hub->polls[1] = (struct pollfd){.fd = paused ? -1 : hub->listen_fd, .events = POLLIN};
+	for (size_t i = 0; i < hub->num_conns; i++) {
+		const struct moeep_hub_conn *conn = hub->conns[i];
+		short events = conn->draining ? 0 : POLLIN;
+
+		if (conn->out_first) {
+			events |= POLLOUT;
+		}
+		hub->polls[i + 2] = (struct pollfd){.fd = conn->fd, .events = events};
+	}
+	/* If it is interrupted, nothing is marked as ready. */
+	poll(hub->polls, hub->num_conns + 2, moeep_socket_poll_ms(deadline));
+}
+
+static void hub_write_all(struct moeep_hub *hub)
+{
+	for (size_t i = 0; i < hub->num_conns; i++) {
+		if (hub->conns[i]->out_first || hub->conns[i]->draining) {
+			conn_write(hub->conns[i]);
+		}
+	}
+	hub_reap(hub);
+}
+
+void moeep_hub_run(struct moeep_hub *hub)
+{
+	int64_t now = moeep_socket_now();
+
+	for (;;) {
+		int64_t deadline;
+
+		deadline = earlier(moeep_hub_expire(hub, now), hub_expire_strangers(hub, now));
+		hub_write_all(hub);
+		/* Pairs with the release in moeep_hub_close(): closing_deadline is set. */
+		if (atomic_load_explicit(&hub->closing, memory_order_acquire)) {
+			if (hub->here == 0 || now >= hub->closing_deadline) {
+				break;
+			}
+			deadline = earlier(deadline, hub->closing_deadline);
+		}
+		hub_poll(hub, now, deadline);
+		now = moeep_socket_now();
+		if (hub->polls[0].revents) {
+			uint64_t wakeups;
+
+			/* Non-blocking; the number does not matter. */
+			if (read(hub->event_fd, &wakeups, sizeof(wakeups)) < 0) {
+				wakeups = 0;
+			}
+		}
+		for (size_t i = 0; i < hub->num_conns; i++) {
+			if (hub->polls[i + 2].revents) {
+				conn_read(hub, hub->conns[i]);
+			}
+		}
+		hub_reap(hub);
+		if (hub->polls[1].revents) {
+			hub_accept(hub, now);
+		}
+	}
+	moeep_hub_dismiss(hub);
+	hub_write_all(hub);
+}
+
+int moeep_hub_prepare(struct moeep_hub *hub)
+{
+	if (hub_reserve(hub)) {
+		return moeep_fail(MOEEP_ERR_NOMEM, "no memory for a rendezvous");
+	}
+	return MOEEP_OK;
+}
+
+void moeep_hub_close(struct moeep_hub *hub, int64_t deadline)
+{
+	uint64_t one = 1;
+
+	hub->closing_deadline = deadline;
+	/* Pairs with the acquire in moeep_hub_run(). */
+	atomic_store_explicit(&hub->closing, true, memory_order_release);
+	while (write(hub->event_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+		/* Again: the hub may be asleep without a limit. */
+	}
+}
+
+void moeep_hub_release(struct moeep_hub *hub)
+{
+	for (size_t i = 0; i < hub->num_conns; i++) {
+		conn_free(hub->conns[i]);
+	}
+	free(hub->conns);
+	free(hub->polls);
+	moeep_hub_blob_put(hub->round_blob);
+	free(hub->ranks);
+}

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: MIT */
+/* core/comm.c - joining and leaving a group of ranks. */
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bootstrap/boot.h"
+#include "core/comm.h"
+#include "core/error.h"
+#include "memory/node.h"
+#include "memory/region.h"
+
+#define MAX_RANKS 4096
+/* A few times what a futex needs to put a thread to sleep and wake it. */
+#define SPIN_US 50
+
+static void assign_nodes(struct moeep_comm *comm)
+{
+	comm->num_nodes = 0;
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		struct moeep_peer *peer = &comm->peers[rank];
+
+		peer->node = comm->num_nodes;
+		peer->local_rank = 0;
+		for (int before = 0; before < rank; before++) {
+			if (strcmp(peer->id.host_id, comm->peers[before].id.host_id) == 0) {
+				peer->node = comm->peers[before].node;
+				peer->local_rank++;
+			}
+		}
+		comm->num_nodes += peer->node == comm->num_nodes;
+	}
+	comm->local_ranks = 0;
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		comm->local_ranks += comm->peers[rank].node == comm->peers[comm->rank].node;
+	}
+}
+
+/* Learn who everybody is. All ranks compute the same from the same data. */
+static int exchange_identities(struct moeep_comm *comm, int result)
+{
+	struct moeep_identity *all = calloc((size_t)comm->num_ranks, sizeof(*all));
+	struct moeep_identity mine = {0};
+	int rc = result;
+
+	if (rc == MOEEP_OK && !all) {
+		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d ranks", comm->num_ranks);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_identity_get(&comm->settings, &mine);
+	}
+	rc = moeep_comm_agree(comm, rc);
+	if (rc == MOEEP_OK) {
+		mine.backend = comm->settings.backend;
+		rc = moeep_boot_allgather(comm->boot, &mine, all, sizeof(mine),
+					  comm->settings.timeout_ms);
+	}
+	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
+		if (all[rank].wire_version != MOEEP_WIRE_VERSION) {
+			rc = moeep_fail(MOEEP_ERR_MISMATCH,
+					"rank %d speaks version %u of the protocol, rank %d version %u: "
+					"they run different releases of the library",
+					rank, all[rank].wire_version, comm->rank, MOEEP_WIRE_VERSION);
+		} else if (all[rank].backend != all[0].backend) {
+			rc = moeep_fail(MOEEP_ERR_MISMATCH,
+					"backend is %d on rank %d and %d on rank 0", all[rank].backend,
+					rank, all[0].backend);
+		}
+		comm->peers[rank].id = all[rank];
+	}
+	free(all);
+	return rc;
+}
+
+static int choose_transports(struct moeep_comm *comm)
+{
+	const struct moeep_peer *self = &comm->peers[comm->rank];
+
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		struct moeep_peer *peer = &comm->peers[rank];
+
+		if (peer->node != comm->peers[0].node) {
+			return moeep_fail(MOEEP_ERR_UNSUPPORTED,
+					  "ranks 0 and %d are on different hosts (%s and %s); this release "
+					  "reaches peers by shared memory only",
+					  rank, comm->peers[0].id.host_name, peer->id.host_name);
+		}
+		if (rank == comm->rank) {
+			peer->transport = MOEEP_TRANSPORT_SELF;
+		} else if (moeep_identity_same_process(&self->id, &peer->id)) {
+			peer->transport = MOEEP_TRANSPORT_PROCESS;
+		} else {
+			peer->transport = MOEEP_TRANSPORT_SHM;
+		}
+	}
+	return MOEEP_OK;
+}
+
+/* Connect the processes of this host, unless all its ranks are threads of one. */
+static int open_local(struct moeep_comm *comm)
+{
+	struct moeep_node_member *members;
+	bool several = false;
+	int self = 0;
+	int rc = MOEEP_OK;
+
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		several |= !moeep_identity_same_process(&comm->peers[0].id, &comm->peers[rank].id);
+	}
+	if (!several) {
+		return MOEEP_OK;
+	}
+	members = calloc((size_t)comm->local_ranks, sizeof(*members));
+	if (!members) {
+		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d ranks", comm->local_ranks);
+	} else {
+		for (int rank = 0; rank < comm->num_ranks; rank++) {
+			struct moeep_peer *peer = &comm->peers[rank];
+
+			members[peer->local_rank].rank = rank;
+			members[peer->local_rank].socket_name = peer->id.socket_name;
+		}
+		self = comm->peers[comm->rank].local_rank;
+		rc = moeep_node_listen(members, comm->local_ranks, self, &comm->local);
+	}
+	free(members);
+	/* Agreement stands between the leader's socket and its peers' connecting. */
+	rc = moeep_comm_agree(comm, rc);
+	if (rc == MOEEP_OK) {
+		rc = moeep_comm_agree(comm, moeep_node_join(comm->local, comm->settings.timeout_ms));
+	}
+	return rc;
+}
+
+/* Give each process on this host an end of a pipe that closes when this rank's process ends. */
+static int share_lifelines(struct moeep_comm *comm)
+{
+	int ends[2] = {-1, -1};
+	int *fds = NULL;
+	int rc = MOEEP_OK;
+
+	if (!comm->local) {
+		return MOEEP_OK;
+	}
+	fds = malloc((size_t)comm->local_ranks * sizeof(*fds));
+	if (!fds) {
+		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors", comm->local_ranks);
+	} else if (pipe2(ends, O_CLOEXEC) != 0) {
+		rc = moeep_fail_errno("pipe2");
+	}
+	rc = moeep_comm_agree(comm, rc);
+	if (rc == MOEEP_OK) {
+		rc = moeep_node_exchange(comm->local, ends[0], fds, comm->settings.timeout_ms);
+		for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
+			struct moeep_peer *peer = &comm->peers[rank];
+
+			if (peer->transport == MOEEP_TRANSPORT_SHM) {
+				peer->lifeline = fds[peer->local_rank];
+			} else if (fds[peer->local_rank] >= 0) {
+				close(fds[peer->local_rank]);
+			}
+		}
+	}
+	if (ends[0] >= 0) {
+		close(ends[0]);
+	}
+	comm->lifeline = ends[1];
+	free(fds);
+	return rc;
+}
+
+static int share_control(struct moeep_comm *comm)
+{
+	struct moeep_window **windows = calloc((size_t)comm->num_ranks, sizeof(*windows));
+	struct moeep_window *mine = NULL;
+	int rc;
+
+	rc = windows ? moeep_window_create("moeep-control", sizeof(struct moeep_control), &mine)
+		     : moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d windows", comm->num_ranks);
+	if (windows) {
+		rc = moeep_comm_share(comm, rc, mine, windows);
+	} else {
+		rc = moeep_comm_agree(comm, rc);
+	}
+	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
+		comm->peers[rank].control_window = windows[rank];
+		comm->peers[rank].control = windows[rank]->base;
+	}
+	moeep_window_unref(mine);
+	free(windows);
+	return rc;
+}
+
+static void comm_free(struct moeep_comm *comm)
+{
+	for (int rank = 0; comm->peers && rank < comm->num_ranks; rank++) {
+		if (comm->peers[rank].lifeline >= 0) {
+			close(comm->peers[rank].lifeline);
+		}
+		moeep_window_unref(comm->peers[rank].control_window);
+	}
+	moeep_node_close(comm->local);
+	moeep_boot_close(comm->boot);
+	if (comm->lifeline >= 0) {
+		close(comm->lifeline);
+	}
+	pthread_mutex_destroy(&comm->lock);
+	free(comm->peers);
+	free(comm);
+}
+
+static int check_config(int rank, int num_ranks, const moeep_comm_config_t *config)
+{
+	if (num_ranks < 1 || num_ranks > MAX_RANKS) {
+		return moeep_fail(MOEEP_ERR_INVALID, "num_ranks is %d, not 1 to %d", num_ranks,
+				  MAX_RANKS);
+	}
+	if (rank < 0 || rank >= num_ranks) {
+		return moeep_fail(MOEEP_ERR_INVALID, "rank is %d, not 0 to %d", rank, num_ranks - 1);
+	}
+	if (config->flags != 0) {
+		return moeep_fail(MOEEP_ERR_INVALID, "config.flags is 0x%x; none are known",
+				  config->flags);
+	}
+	if (config->id && config->bootstrap) {
+		return moeep_fail(MOEEP_ERR_INVALID, "config.id and config.bootstrap are both given");
+	}
+	if (!config->id && !config->bootstrap && num_ranks > 1) {
+		return moeep_fail(MOEEP_ERR_INVALID,
+				  "config.id and config.bootstrap are both NULL with num_ranks %d",
+				  num_ranks);
+	}
+	return MOEEP_OK;
+}
+
+static int comm_connect(struct moeep_comm *comm)
+{
+	int rc = MOEEP_OK;
+
+	if (comm->settings.backend == MOEEP_BACKEND_CUDA) {
+		rc = moeep_fail(MOEEP_ERR_UNSUPPORTED,
+				"backend cuda is asked for; this release has the host backend only");
+	} else if (comm->settings.backend == MOEEP_BACKEND_AUTO) {
+		comm->settings.backend = MOEEP_BACKEND_HOST;
+	}
+	rc = exchange_identities(comm, rc);
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	assign_nodes(comm);
+	/* From the same data on all ranks, so all of them fail here or none. */
+	rc = choose_transports(comm);
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	rc = open_local(comm);
+	if (rc == MOEEP_OK) {
+		rc = share_control(comm);
+	}
+	if (rc == MOEEP_OK) {
+		rc = share_lifelines(comm);
+		rc = moeep_comm_agree(comm, rc);
+	}
+	return rc;
+}
+
+/* Spinning pays only while whoever is waited for has a processor of its own. */
+static uint32_t default_spin_us(int ranks)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+		return 0;
+	}
+	return CPU_COUNT(&set) >= ranks ? SPIN_US : 0;
+}
+
+int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_config,
+		      moeep_comm_t **comm_out)
+{
+	moeep_comm_config_t config = {.size = sizeof(config)};
+	struct moeep_comm *comm;
+	int rc = MOEEP_OK;
+
+	if (!comm_out) {
+		return moeep_fail(MOEEP_ERR_INVALID, "comm is NULL");
+	}
+	if (user_config) {
+		rc = moeep_struct_in("config", user_config, &config, sizeof(config));
+	}
+	if (rc == MOEEP_OK) {
+		rc = check_config(rank, num_ranks, &config);
+	}
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	comm = calloc(1, sizeof(*comm));
+	if (!comm) {
+		return moeep_fail(MOEEP_ERR_NOMEM, "no memory for a comm");
+	}
+	comm->rank = rank;
+	comm->num_ranks = num_ranks;
+	comm->lifeline = -1;
+	pthread_mutex_init(&comm->lock, NULL);
+	comm->peers = calloc((size_t)num_ranks, sizeof(*comm->peers));
+	if (!comm->peers) {
+		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d peers", num_ranks);
+		goto free_comm;
+	}
+	for (int i = 0; i < num_ranks; i++) {
+		comm->peers[i].lifeline = -1;
+	}
+	rc = moeep_settings_load(&config, &comm->settings);
+	if (rc != MOEEP_OK) {
+		goto free_comm;
+	}
+	comm->log.fn = config.log;
+	comm->log.context = config.log_context;
+	comm->log.level = comm->settings.log_level;
+	comm->log.rank = rank;
+	rc = moeep_boot_open(&config, rank, num_ranks, comm->settings.timeout_ms, &comm->boot);
+	if (rc == MOEEP_OK) {
+		rc = comm_connect(comm);
+	}
+	if (rc != MOEEP_OK) {
+		goto free_comm;
+	}
+	if (comm->settings.spin_us == MOEEP_SPIN_AUTO) {
+		comm->settings.spin_us = default_spin_us(comm->local_ranks);
+	}
+	moeep_log(&comm->log, MOEEP_LOG_INFO, "rank %d of %d, %d on this host, %s between processes",
+		  rank, num_ranks, comm->local_ranks, comm->local ? "shared memory" : "nothing");
+	*comm_out = comm;
+	return MOEEP_OK;
+
+free_comm:
+	comm_free(comm);
+	return rc;
+}
+
+int moeep_comm_destroy(moeep_comm_t *comm)
+{
+	int num_buffers;
+	int num_events;
+
+	if (!comm) {
+		return MOEEP_OK;
+	}
+	pthread_mutex_lock(&comm->lock);
+	num_buffers = comm->num_buffers;
+	num_events = comm->num_events;
+	pthread_mutex_unlock(&comm->lock);
+	if (num_buffers != 0 || num_events != 0) {
+		return moeep_fail(MOEEP_ERR_STATE,
+				  "comm still has %d buffers and %d events; destroy them first",
+				  num_buffers, num_events);
+	}
+	/* Says that the end of file to come is no accident; pairs with moeep_comm_find_lost(). */
+	atomic_store_explicit(&moeep_comm_control(comm)->left, 1, memory_order_release);
+	moeep_wait_wake_all(comm);
+	moeep_region_free_all(comm);
+	comm_free(comm);
+	return MOEEP_OK;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* core/comm.h - the inside of a comm. */
+#ifndef MOEEP_CORE_COMM_H
+#define MOEEP_CORE_COMM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include <moeep/moeep.h>
+
+#include "core/log.h"
+#include "core/settings.h"
+#include "core/wait.h"
+#include "memory/control.h"
+#include "memory/window.h"
+#include "topology/host.h"
+
+struct moeep_boot;
+struct moeep_node;
+struct moeep_region;
+
+struct moeep_peer {
+	struct moeep_identity id;
+	int node;
+	int local_rank;
+	moeep_transport_t transport;
+	int lifeline; /* read end of the peer's pipe, -1 within the process; end of file: it is gone */
+	struct moeep_control *control;
+	struct moeep_window *control_window;
+};
+
+struct moeep_comm {
+	int rank;
+	int num_ranks;
+	int num_nodes;
+	int local_ranks;
+	struct moeep_settings settings;
+	struct moeep_log log;
+	struct moeep_boot *boot;
+	struct moeep_node *local; /* descriptor exchange between the processes of this host */
+	int lifeline;		  /* write end of this rank's pipe, never written to */
+	struct moeep_peer *peers; /* [num_ranks] */
+	uint64_t barrier_epoch;
+
+	pthread_mutex_t lock; /* regions and counters below */
+	struct moeep_region *regions;
+	uint32_t next_region;
+	int num_buffers;
+	int num_events;
+};
+
+static inline struct moeep_control *moeep_comm_control(const struct moeep_comm *comm)
+{
+	return comm->peers[comm->rank].control;
+}
+
+/*
+ * Make one result of every rank's: MOEEP_OK if all succeeded, else on every rank the error of the lowest
+ * rank that failed, its detail with the rank in front. Collective.
+ */
+int moeep_comm_agree(struct moeep_comm *comm, int result);
+
+/*
+ * Share windows: mine is this rank's; windows[num_ranks] gets one reference to each rank's, its own
+ * included. Collective, and agreed: all succeed or all fail. `result` is this rank's so far; if it
+ * is a failure mine may be NULL.
+ */
+int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *mine,
+		     struct moeep_window **windows);
+
+/* MOEEP_OK, or the sticky error with its report as the detail. */
+int moeep_comm_check(const struct moeep_comm *comm);
+
+/* Record a failure for the whole group, unless there is one already; returns the group's error. */
+int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause);
+
+/* Look whether any peer is gone; fill in how, for the one in `pending`. Slow path of waits. */
+int moeep_comm_find_lost(struct moeep_comm *comm, int waited_for, bool *left);
+
+#endif

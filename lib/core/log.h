@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* core/log.h - log lines of a comm: to the caller's function, else to standard error. */
+#ifndef MOEEP_CORE_LOG_H
+#define MOEEP_CORE_LOG_H
+
+#include <moeep/moeep.h>
+
+enum {
+	MOEEP_LOG_NONE = 0,
+	MOEEP_LOG_ERROR = 1,
+	MOEEP_LOG_WARN = 2,
+	MOEEP_LOG_INFO = 3,
+	MOEEP_LOG_DEBUG = 4
+};
+
+struct moeep_log {
+	moeep_log_fn fn; /* NULL: standard error */
+	void *context;
+	int level; /* lines above it are dropped */
+	int rank;  /* prefix "moeep[rank]: " */
+};
+
+void moeep_log(const struct moeep_log *log, int level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+#endif

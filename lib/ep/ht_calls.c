@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* ep/ht_calls.c - the public high-throughput calls: check the arguments, hand over to the backend. */
+#include "config.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "ep/check.h"
+#include "host/ht.h"
+#include "host/ht_route.h"
+
+static_assert(sizeof(moeep_dispatch_args_t) <= MOEEP_TASK_ARGS, "a task holds the arguments");
+static_assert(sizeof(moeep_combine_args_t) <= MOEEP_TASK_ARGS, "a task holds the arguments");
+
+#define DISPATCH_FLAGS                                                                       \
+	(MOEEP_DISPATCH_CACHED | MOEEP_DISPATCH_COUNTS_ONLY | MOEEP_DISPATCH_ZERO_PADDING | \
+	 MOEEP_DISPATCH_FILL_TAIL)
+
+static int check_dispatch_scales(const struct moeep_buffer *buffer, moeep_dispatch_args_t *args)
+{
+	int rc = MOEEP_OK;
+
+	if (args->scales || args->recv_scales) {
+		rc = moeep_check_dtype("scale_dtype", &args->scale_dtype, MOEEP_FP32, MOEEP_DTYPES_SCALE);
+	}
+	if (rc == MOEEP_OK && args->scales) {
+		rc = moeep_check_range("scale_count", args->scale_count, 1,
+				       buffer->geo.config.max_scales);
+	}
+	if (rc == MOEEP_OK && args->scales) {
+		rc = moeep_check_scales("scale", args->scale_layout, args->scale_stride,
+					args->scale_count, args->num_tokens);
+	}
+	if (rc == MOEEP_OK && args->recv_scales) {
+		rc = moeep_check_scales("recv_scale", args->recv_scale_layout, args->recv_scale_stride,
+					args->scale_count, args->capacity);
+	}
+	return rc;
+}
+
+/* What can be said without the routing; the rest is checked when the operation has its turn. */
+static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+			  moeep_dispatch_args_t *args)
+{
+	bool cached = (args->flags & MOEEP_DISPATCH_CACHED) != 0;
+	int64_t most = handle->config.max_tokens;
+	int rc = moeep_check_flags("flags", args->flags, DISPATCH_FLAGS);
+
+	if (rc == MOEEP_OK && cached && (args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
+		rc = moeep_fail(MOEEP_ERR_INVALID,
+				"flags has both MOEEP_DISPATCH_CACHED and MOEEP_DISPATCH_COUNTS_ONLY");
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_dtype("dtype", &args->dtype, MOEEP_BF16, MOEEP_DTYPES_ROW);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_row(buffer, args->dtype);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_dtype("topk_dtype", &args->topk_dtype, MOEEP_INT64, MOEEP_DTYPES_INDEX);
+	}
+	if (rc == MOEEP_OK) {
+		if (most > buffer->geo.config.ht_max_tokens) {
+			most = buffer->geo.config.ht_max_tokens;
+		}
+		rc = moeep_check_range("num_tokens", args->num_tokens, 0, most);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_range("topk", args->topk, 0, buffer->geo.config.max_topk);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_range("row_layout", args->row_layout, 0, MOEEP_ROWS_EXPERT_MAJOR);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_range("expert_alignment", args->expert_alignment, 0, 1 << 20);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_range("capacity", args->capacity, 0, INT64_C(1) << 40);
+	}
+	if (rc == MOEEP_OK && !cached) {
+		rc = moeep_check_pointer("topk_idx", args->topk_idx, "num_tokens", args->num_tokens);
+	}
+	if (rc == MOEEP_OK && !cached && !(args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
+		rc = moeep_check_pointer("x", args->x, "num_tokens", args->num_tokens);
+	}
+	return rc == MOEEP_OK ? check_dispatch_scales(buffer, args) : rc;
+}
+
+int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
+		   const moeep_dispatch_args_t *user_args, const moeep_launch_t *user_launch)
+{
+	moeep_dispatch_args_t args;
+	moeep_launch_t launch;
+	int rc = moeep_check_call(buffer, handle, true, MOEEP_MODE_HT);
+
+	if (rc == MOEEP_OK) {
+		rc = moeep_struct_in("args", user_args, &args, sizeof(args));
+	}
+	if (rc == MOEEP_OK) {
+		rc = check_dispatch(buffer, handle, &args);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_launch_check(user_launch, &launch);
+	}
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	return moeep_stream_submit(buffer, handle, &launch, moeep_host_dispatch, &args, sizeof(args));
+}
+
+int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
+		  const moeep_combine_args_t *user_args, const moeep_launch_t *user_launch)
+{
+	moeep_combine_args_t args;
+	moeep_launch_t launch;
+	int rc = moeep_check_call(buffer, handle, true, MOEEP_MODE_HT);
+
+	if (rc == MOEEP_OK) {
+		rc = moeep_struct_in("args", user_args, &args, sizeof(args));
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_flags("flags", args.flags, MOEEP_COMBINE_WEIGHTED);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_dtype("dtype", &args.dtype, MOEEP_BF16, MOEEP_DTYPES_SUM);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_row(buffer, args.dtype);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_launch_check(user_launch, &launch);
+	}
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	return moeep_stream_submit(buffer, handle, &launch, moeep_host_combine, &args, sizeof(args));
+}
+
+static int run_layout(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args_void)
+{
+	const moeep_layout_args_t *args = args_void;
+	struct moeep_scratch *s = &buffer->scratch;
+	int ranks = buffer->geo.num_ranks;
+	const struct moeep_comm *comm = buffer->comm;
+	int32_t row[MOEEP_MAX_TOPK];
+
+	(void)handle;
+	memset(s->count_rank, 0, sizeof(*s->count_rank) * (size_t)ranks);
+	if (args->tokens_per_node) {
+		memset(args->tokens_per_node, 0, sizeof(int32_t) * (size_t)comm->num_nodes);
+	}
+	if (args->tokens_per_expert) {
+		memset(args->tokens_per_expert, 0,
+		       sizeof(int32_t) * (size_t)buffer->geo.config.num_experts);
+	}
+	for (int64_t t = 0; t < args->num_tokens; t++) {
+		int found[MOEEP_MAX_TOPK];
+		size_t unit = moeep_dtype_size(args->topk_dtype);
+		int last_node = -1;
+		int count;
+		int rc = moeep_route_read_one(buffer,
+					      (const char *)args->topk_idx +
+						      (size_t)t * (size_t)args->topk * unit,
+					      args->topk_dtype, t, args->topk, row,
+					      args->tokens_per_expert);
+
+		if (rc != MOEEP_OK) {
+			return rc;
+		}
+		count = moeep_route_ranks(buffer, row, args->topk, found);
+		if (args->token_in_rank) {
+			memset(args->token_in_rank + t * ranks, 0, (size_t)ranks);
+		}
+		for (int i = 0; i < count; i++) {
+			int node = comm->peers[found[i]].node;
+
+			s->count_rank[found[i]]++;
+			if (args->token_in_rank) {
+				args->token_in_rank[t * ranks + found[i]] = 1;
+			}
+			/* Found ranks ascend, nodes need not: count a node once. */
+			if (args->tokens_per_node && node != last_node) {
+				bool again = false;
+
+				for (int j = 0; j < i; j++) {
+					again |= comm->peers[found[j]].node == node;
+				}
+				args->tokens_per_node[node] += !again;
+				last_node = node;
+			}
+		}
+	}
+	if (args->tokens_per_rank) {
+		memcpy(args->tokens_per_rank, s->count_rank, sizeof(int32_t) * (size_t)ranks);
+	}
+	return MOEEP_OK;
+}
+
+int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *user_args,
+		 const moeep_launch_t *user_launch)
+{
+	moeep_layout_args_t args;
+	moeep_launch_t launch;
+	int rc;
+
+	if (!buffer) {
+		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL");
+	}
+	rc = moeep_struct_in("args", user_args, &args, sizeof(args));
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_dtype("topk_dtype", &args.topk_dtype, MOEEP_INT64, MOEEP_DTYPES_INDEX);
+	}
+	if (rc == MOEEP_OK) {
+		args.topk = args.topk ? args.topk : buffer->geo.config.max_topk;
+		rc = moeep_check_range("topk", args.topk, 1, buffer->geo.config.max_topk);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_range("num_tokens", args.num_tokens, 0, INT32_MAX);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_pointer("topk_idx", args.topk_idx, "num_tokens", args.num_tokens);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_launch_check(user_launch, &launch);
+	}
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	return moeep_stream_submit(buffer, NULL, &launch, run_layout, &args, sizeof(args));
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * memory/window.h - shared memory of one rank that others map.
+ *
+ * A window is an anonymous memory file: nothing of it is in the file system, and the kernel keeps it for as long as somebody
+ * maps it, so a rank that is stopped and wakes up after its peers have gone writes
+ * into memory that still exists. Within a process a window is one mapping with a reference
+ * count, so that thread ranks see the same addresses.
+ */
+#ifndef MOEEP_MEMORY_WINDOW_H
+#define MOEEP_MEMORY_WINDOW_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+struct moeep_window {
+	void *base;   /* NULL if bytes is 0 */
+	size_t bytes; /* as asked for; the mapping is whole pages */
+	int fd;	      /* -1 once nobody needs it any more */
+	atomic_int refs;
+};
+
+/* Make a zeroed window, its memory reserved, so that a full machine is an error here and not a SIGBUS later. */
+int moeep_window_create(const char *name, size_t bytes, struct moeep_window **window);
+
+/* Map a window of another process from its descriptor, which stays the caller's. */
+int moeep_window_map(int fd, size_t bytes, struct moeep_window **window);
+
+struct moeep_window *moeep_window_ref(struct moeep_window *window);
+/* NULL is a no-op. */
+void moeep_window_unref(struct moeep_window *window);
+
+/* The descriptor is only for passing on; the mapping does not need it. */
+void moeep_window_close_fd(struct moeep_window *window);
+
+#endif

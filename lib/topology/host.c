@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* topology/host.c - which host and process a rank is. */
+#include "config.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/settings.h"
+#include "topology/host.h"
+
+/* The kernel draws it at boot: equal for all containers of a machine, different for all machines. */
+static int read_boot_id(char *text, size_t size)
+{
+	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+	int rc = MOEEP_OK;
+
+	if (!file) {
+		return moeep_fail_errno("reading /proc/sys/kernel/random/boot_id (set MOEEP_HOST_ID "
+					"to do without)");
+	}
+	if (!fgets(text, (int)size, file)) {
+		rc = moeep_fail(MOEEP_ERR_SYSTEM, "/proc/sys/kernel/random/boot_id is empty");
+	}
+	fclose(file);
+	text[strcspn(text, "\n")] = '\0';
+	return rc;
+}
+
+int moeep_identity_get(const struct moeep_settings *settings, struct moeep_identity *identity)
+{
+	struct moeep_identity id = {.wire_version = MOEEP_WIRE_VERSION, .pid = getpid()};
+	struct stat status;
+	uint64_t random[2];
+	int rc;
+
+	if (settings->host_id[0] != '\0') {
+		snprintf(id.host_id, sizeof(id.host_id), "%s", settings->host_id);
+	} else {
+		rc = read_boot_id(id.host_id, sizeof(id.host_id));
+		if (rc != MOEEP_OK) {
+			return rc;
+		}
+	}
+	if (gethostname(id.host_name, sizeof(id.host_name) - 1) != 0) {
+		snprintf(id.host_name, sizeof(id.host_name), "unknown");
+	}
+	if (stat("/proc/self/ns/pid", &status) == 0) {
+		id.pid_namespace = (uint64_t)status.st_ino;
+	}
+	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random)) {
+		return moeep_fail_errno("getrandom");
+	}
+	snprintf(id.socket_name, sizeof(id.socket_name), "moeep-%08x%016llx", (unsigned)random[0],
+		 (unsigned long long)random[1]);
+	*identity = id;
+	return MOEEP_OK;
+}
+
+bool moeep_identity_same_process(const struct moeep_identity *a, const struct moeep_identity *b)
+{
+	/* Without a namespace id equal pids prove nothing. */
+	return a->pid == b->pid && a->pid_namespace != 0 && a->pid_namespace == b->pid_namespace &&
+	       strcmp(a->host_id, b->host_id) == 0;
+}
