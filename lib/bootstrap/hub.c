@@ -367,13 +367,12 @@ static void hub_accept(struct moeep_hub *hub, int64_t now)
 			hub_admit(hub, fd, now);
 			continue;
 		}
+		hub->starved |= errno == EMFILE || errno == ENFILE;
 		switch (errno) {
 		case EAGAIN:
 			return;
 		case EMFILE:
 		case ENFILE:
-			hub->starved = true;
-			/* fall through */
 		case ENOBUFS:
 		case ENOMEM:
 			/* The connection stays in the kernel's queue; without a pause poll() would

@@ -25,7 +25,8 @@ struct moeep_hub_message {
 	size_t head_bytes;
 	size_t done; /* of head and blob together */
 	struct moeep_hub_blob *blob;
-	unsigned char head[sizeof(struct moeep_boot_header) + sizeof(struct moeep_boot_failure)];
+	unsigned char head[sizeof(struct moeep_boot_header) +
+			   sizeof(struct moeep_boot_failure)];
 };
 
 enum moeep_hub_stage {
@@ -125,8 +126,7 @@ void moeep_hub_blob_put(struct moeep_hub_blob *blob);
 
 /* A JOIN came in. */
 void moeep_hub_join(struct moeep_hub *hub, struct moeep_hub_conn *conn);
-/* A GATHER came in, its bytes not yet: sets blob_into. false: the connection is not worth keeping.
- */
+/* A GATHER came in, its bytes not yet: sets blob_into. false: not worth keeping the connection. */
 bool moeep_hub_gather(struct moeep_hub *hub, struct moeep_hub_conn *conn);
 /* Its bytes are in. */
 void moeep_hub_gathered(struct moeep_hub *hub, struct moeep_hub_conn *conn);

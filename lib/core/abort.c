@@ -70,7 +70,8 @@ int moeep_comm_check(const struct moeep_comm *comm)
 	if (!abort_get(moeep_comm_control(comm), &cause)) {
 		return MOEEP_OK;
 	}
-	return moeep_fail(cause.result, "%s (%s, epoch %llu, peer %d, expected 0x%llx, seen 0x%llx)",
+	return moeep_fail(cause.result,
+			  "%s (%s, epoch %llu, peer %d, expected 0x%llx, seen 0x%llx)",
 			  cause.message, moeep_op_name((moeep_op_t)cause.operation),
 			  (unsigned long long)cause.epoch, cause.peer,
 			  (unsigned long long)cause.expected, (unsigned long long)cause.seen);
@@ -89,7 +90,8 @@ int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause)
 		(void)abort_set(comm->peers[peer].control, &first);
 		moeep_wait_wake(comm, peer);
 	}
-	moeep_log(&comm->log, MOEEP_LOG_ERROR, "%s: %s", moeep_strerror(first.result), first.message);
+	moeep_log(&comm->log, MOEEP_LOG_ERROR, "%s: %s", moeep_strerror(first.result),
+		  first.message);
 	return moeep_comm_check(comm);
 }
 

@@ -59,7 +59,8 @@ static int take_windows(struct moeep_comm *comm, const struct announcement *all,
 		int rc = MOEEP_OK;
 
 		if (rank == comm->rank || peer->transport == MOEEP_TRANSPORT_PROCESS) {
-			windows[rank] = moeep_window_ref((struct moeep_window *)(uintptr_t)all[rank].pointer);
+			windows[rank] = moeep_window_ref(
+				(struct moeep_window *)(uintptr_t)all[rank].pointer);
 		} else if (all[rank].bytes > 0 && (!fds || fds[peer->local_rank] < 0)) {
 			rc = moeep_fail(MOEEP_ERR_SYSTEM, "no descriptor came from rank %d", rank);
 		} else {
@@ -90,7 +91,8 @@ int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *m
 	rc = moeep_boot_allgather(comm->boot, &here, all, sizeof(here), comm->settings.timeout_ms);
 	if (rc == MOEEP_OK && comm->local) {
 		fds = malloc((size_t)comm->local_ranks * sizeof(*fds));
-		rc = fds ? moeep_node_exchange(comm->local, mine->fd, fds, comm->settings.timeout_ms)
+		rc = fds ? moeep_node_exchange(comm->local, mine->fd, fds,
+					       comm->settings.timeout_ms)
 			 : moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors",
 				      comm->local_ranks);
 	}

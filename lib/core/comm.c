@@ -63,14 +63,15 @@ static int exchange_identities(struct moeep_comm *comm, int result)
 	}
 	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
 		if (all[rank].wire_version != MOEEP_WIRE_VERSION) {
-			rc = moeep_fail(MOEEP_ERR_MISMATCH,
-					"rank %d speaks version %u of the protocol, rank %d version %u: "
-					"they run different releases of the library",
-					rank, all[rank].wire_version, comm->rank, MOEEP_WIRE_VERSION);
+			rc = moeep_fail(
+				MOEEP_ERR_MISMATCH,
+				"rank %d speaks version %u of the protocol, rank %d version %u: "
+				"they run different releases of the library",
+				rank, all[rank].wire_version, comm->rank, MOEEP_WIRE_VERSION);
 		} else if (all[rank].backend != all[0].backend) {
 			rc = moeep_fail(MOEEP_ERR_MISMATCH,
-					"backend is %d on rank %d and %d on rank 0", all[rank].backend,
-					rank, all[0].backend);
+					"backend is %d on rank %d and %d on rank 0",
+					all[rank].backend, rank, all[0].backend);
 		}
 		comm->peers[rank].id = all[rank];
 	}
@@ -86,10 +87,11 @@ static int choose_transports(struct moeep_comm *comm)
 		struct moeep_peer *peer = &comm->peers[rank];
 
 		if (peer->node != comm->peers[0].node) {
-			return moeep_fail(MOEEP_ERR_UNSUPPORTED,
-					  "ranks 0 and %d are on different hosts (%s and %s); this release "
-					  "reaches peers by shared memory only",
-					  rank, comm->peers[0].id.host_name, peer->id.host_name);
+			return moeep_fail(
+				MOEEP_ERR_UNSUPPORTED,
+				"ranks 0 and %d are on different hosts (%s and %s); this release "
+				"reaches peers by shared memory only",
+				rank, comm->peers[0].id.host_name, peer->id.host_name);
 		}
 		if (rank == comm->rank) {
 			peer->transport = MOEEP_TRANSPORT_SELF;
@@ -133,7 +135,8 @@ static int open_local(struct moeep_comm *comm)
 	/* Agreement stands between the leader's socket and its peers' connecting. */
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
-		rc = moeep_comm_agree(comm, moeep_node_join(comm->local, comm->settings.timeout_ms));
+		rc = moeep_comm_agree(comm,
+				      moeep_node_join(comm->local, comm->settings.timeout_ms));
 	}
 	return rc;
 }
@@ -222,14 +225,16 @@ static int check_config(int rank, int num_ranks, const moeep_comm_config_t *conf
 				  MAX_RANKS);
 	}
 	if (rank < 0 || rank >= num_ranks) {
-		return moeep_fail(MOEEP_ERR_INVALID, "rank is %d, not 0 to %d", rank, num_ranks - 1);
+		return moeep_fail(MOEEP_ERR_INVALID, "rank is %d, not 0 to %d", rank,
+				  num_ranks - 1);
 	}
 	if (config->flags != 0) {
 		return moeep_fail(MOEEP_ERR_INVALID, "config.flags is 0x%x; none are known",
 				  config->flags);
 	}
 	if (config->id && config->bootstrap) {
-		return moeep_fail(MOEEP_ERR_INVALID, "config.id and config.bootstrap are both given");
+		return moeep_fail(MOEEP_ERR_INVALID,
+				  "config.id and config.bootstrap are both given");
 	}
 	if (!config->id && !config->bootstrap && num_ranks > 1) {
 		return moeep_fail(MOEEP_ERR_INVALID,
@@ -244,8 +249,9 @@ static int comm_connect(struct moeep_comm *comm)
 	int rc = MOEEP_OK;
 
 	if (comm->settings.backend == MOEEP_BACKEND_CUDA) {
-		rc = moeep_fail(MOEEP_ERR_UNSUPPORTED,
-				"backend cuda is asked for; this release has the host backend only");
+		rc = moeep_fail(
+			MOEEP_ERR_UNSUPPORTED,
+			"backend cuda is asked for; this release has the host backend only");
 	} else if (comm->settings.backend == MOEEP_BACKEND_AUTO) {
 		comm->settings.backend = MOEEP_BACKEND_HOST;
 	}
@@ -335,8 +341,9 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	if (comm->settings.spin_us == MOEEP_SPIN_AUTO) {
 		comm->settings.spin_us = default_spin_us(comm->local_ranks);
 	}
-	moeep_log(&comm->log, MOEEP_LOG_INFO, "rank %d of %d, %d on this host, %s between processes",
-		  rank, num_ranks, comm->local_ranks, comm->local ? "shared memory" : "nothing");
+	moeep_log(&comm->log, MOEEP_LOG_INFO,
+		  "rank %d of %d, %d on this host, %s between processes", rank, num_ranks,
+		  comm->local_ranks, comm->local ? "shared memory" : "nothing");
 	*comm_out = comm;
 	return MOEEP_OK;
 

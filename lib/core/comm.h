@@ -24,7 +24,8 @@ struct moeep_peer {
 	int node;
 	int local_rank;
 	moeep_transport_t transport;
-	int lifeline; /* read end of the peer's pipe, -1 within the process; end of file: it is gone */
+	int lifeline; /* read end of the peer's pipe, -1 within the process; end of file: it is gone
+		       */
 	struct moeep_control *control;
 	struct moeep_window *control_window;
 };
@@ -55,8 +56,8 @@ static inline struct moeep_control *moeep_comm_control(const struct moeep_comm *
 }
 
 /*
- * Make one result of every rank's: MOEEP_OK if all succeeded, else on every rank the error of the lowest
- * rank that failed, its detail with the rank in front. Collective.
+ * Make one result of every rank's: MOEEP_OK if all succeeded, else on every rank the error of the
+ * lowest rank that failed, its detail with the rank in front. Collective.
  */
 int moeep_comm_agree(struct moeep_comm *comm, int result);
 

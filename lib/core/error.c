@@ -57,9 +57,8 @@ static inline const char *errno_text_posix(int rc, const char *buffer)
 	return rc == 0 ? buffer : "unknown error";
 }
 
-#define ERRNO_TEXT(error, buffer)                                                                  \
-	_Generic(strerror_r(0, buffer, 0), int: errno_text_posix, char *: errno_text_gnu)(          \
-		strerror_r(error, buffer, sizeof(buffer)), buffer)
+#define ERRNO_TEXT_FN                                                                              \
+	_Generic(strerror_r(0, buffer, 0), int : errno_text_posix, char * : errno_text_gnu)
 
 int moeep_fail_errno(const char *format, ...)
 {
@@ -71,7 +70,8 @@ int moeep_fail_errno(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(what, sizeof(what), format, args);
 	va_end(args);
-	moeep_fail(MOEEP_ERR_SYSTEM, "%s: %s", what, ERRNO_TEXT(error, buffer));
+	moeep_fail(MOEEP_ERR_SYSTEM, "%s: %s", what,
+		   ERRNO_TEXT_FN(strerror_r(error, buffer, sizeof(buffer)), buffer));
 	errno = error;
 	return error == ENOMEM ? MOEEP_ERR_NOMEM : MOEEP_ERR_SYSTEM;
 }

@@ -70,7 +70,8 @@ int moeep_comm_query_peer(const moeep_comm_t *comm, int rank, moeep_peer_info_t 
 		break;
 	default:
 		snprintf(own.reason, sizeof(own.reason),
-			 "same host (id %.40s), another process: its ordinary memory is not reachable",
+			 "same host (id %.40s), another process: its ordinary memory is not "
+			 "reachable",
 			 peer->id.host_id);
 		break;
 	}

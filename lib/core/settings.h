@@ -9,18 +9,22 @@
 #define MOEEP_SPIN_AUTO UINT32_MAX
 
 struct moeep_settings {
-	uint32_t timeout_ms;	/* MOEEP_TIMEOUT, ms; 0 in the variable means none (MOEEP_TIMEOUT_NONE here) */
-	uint32_t spin_us;	/* MOEEP_SPIN, us that a wait spins before it sleeps; default MOEEP_SPIN_AUTO */
-	int log_level;		/* MOEEP_LOG: none, error, warn (default), info, debug */
-	int backend;		/* MOEEP_BACKEND: auto, host, cuda */
+	uint32_t timeout_ms; /* MOEEP_TIMEOUT, ms; 0 in the variable means none (MOEEP_TIMEOUT_NONE
+				here) */
+	uint32_t spin_us;    /* MOEEP_SPIN, us that a wait spins before it sleeps; default
+				MOEEP_SPIN_AUTO */
+	int log_level;	     /* MOEEP_LOG: none, error, warn (default), info, debug */
+	int backend;	     /* MOEEP_BACKEND: auto, host, cuda */
 	uint64_t ht_chunk_bytes; /* MOEEP_HT_CHUNK_BYTES, 0: the config's */
-	int ht_chunks;		/* MOEEP_HT_CHUNKS, 0: the config's */
-	char host_id[64];	/* MOEEP_HOST_ID, "": found out */
-	char interface[64];	/* MOEEP_INTERFACE, "": loopback */
-	uint8_t sources[8];	/* moeep_setting_source_t of each, numbered as in moeep_setting_query() */
+	int ht_chunks;		 /* MOEEP_HT_CHUNKS, 0: the config's */
+	char host_id[64];	 /* MOEEP_HOST_ID, "": found out */
+	char interface[64];	 /* MOEEP_INTERFACE, "": loopback */
+	uint8_t sources[8]; /* moeep_setting_source_t of each, numbered as in moeep_setting_query()
+			     */
 };
 
-/* Defaults, then the config's fields (may be NULL), then the environment. A bad value is MOEEP_ERR_INVALID and names the variable. */
+/* Defaults, then the config's fields (may be NULL), then the environment. A bad value is
+ * MOEEP_ERR_INVALID and names the variable. */
 int moeep_settings_load(const moeep_comm_config_t *config, struct moeep_settings *settings);
 
 #endif

@@ -68,7 +68,8 @@ void moeep_wait_wake_all(struct moeep_comm *comm)
 	}
 }
 
-void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op_t op, uint64_t epoch)
+void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op_t op,
+		      uint64_t epoch)
 {
 	wait->comm = comm;
 	wait->op = op;
@@ -81,7 +82,8 @@ void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op
 
 static bool aborted(const struct moeep_control *control)
 {
-	return atomic_load_explicit(&control->abort_state, memory_order_acquire) != MOEEP_ABORT_NONE;
+	return atomic_load_explicit(&control->abort_state, memory_order_acquire) !=
+	       MOEEP_ABORT_NONE;
 }
 
 /* Sleep until the doorbell rings after `ready` was false, at most a slice. True if ready. */
@@ -136,7 +138,8 @@ static int check_bounds(const struct moeep_wait *wait, const struct moeep_pendin
 		if (latest.peer == lost || !left) {
 			latest.peer = lost;
 			return raise_pending(wait, &latest, MOEEP_ERR_PEER_LOST,
-					     left ? "has left the group" : "is gone: its process ended");
+					     left ? "has left the group"
+						  : "is gone: its process ended");
 		}
 	}
 	if (now >= wait->deadline_ns) {

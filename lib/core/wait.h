@@ -17,8 +17,8 @@
 struct moeep_comm;
 
 #define MOEEP_FLAG_COUNT_BITS 24
-#define MOEEP_FLAG_COUNT_MAX ((UINT64_C(1) << MOEEP_FLAG_COUNT_BITS) - 1)
-#define MOEEP_EPOCH_MASK ((UINT64_C(1) << 40) - 1)
+#define MOEEP_FLAG_COUNT_MAX  ((UINT64_C(1) << MOEEP_FLAG_COUNT_BITS) - 1)
+#define MOEEP_EPOCH_MASK      ((UINT64_C(1) << 40) - 1)
 
 typedef _Atomic uint64_t moeep_flag_t;
 
@@ -63,7 +63,8 @@ struct moeep_wait {
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC; UINT64_MAX: none */
 };
 
-void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op_t op, uint64_t epoch);
+void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op_t op,
+		      uint64_t epoch);
 
 /*
  * Wait until ready() says so. Spins a little, then sleeps on this rank's doorbell. Ends early with

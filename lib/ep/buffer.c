@@ -82,21 +82,21 @@ static const char *config_difference(const moeep_buffer_config_t *a, const moeep
 		int64_t a;
 		int64_t b;
 	} fields[] = {
-		{ "modes", a->modes, b->modes },
-		{ "num_experts", a->num_experts, b->num_experts },
-		{ "max_topk", a->max_topk, b->max_topk },
-		{ "dtype", a->dtype, b->dtype },
-		{ "hidden", a->hidden, b->hidden },
-		{ "ht_max_tokens", a->ht_max_tokens, b->ht_max_tokens },
-		{ "ll_max_tokens", a->ll_max_tokens, b->ll_max_tokens },
-		{ "ll_capacity", a->ll_capacity, b->ll_capacity },
-		{ "max_scales", a->max_scales, b->max_scales },
-		{ "partial_dtype", a->partial_dtype, b->partial_dtype },
-		{ "ll_combine_slots", a->ll_combine_slots, b->ll_combine_slots },
-		{ "num_sms", a->num_sms, b->num_sms },
-		{ "ht_chunk_bytes", a->ht_chunk_bytes, b->ht_chunk_bytes },
-		{ "ht_chunks", a->ht_chunks, b->ht_chunks },
-		{ "initial_epoch", (int64_t)a->initial_epoch, (int64_t)b->initial_epoch },
+		{"modes", a->modes, b->modes},
+		{"num_experts", a->num_experts, b->num_experts},
+		{"max_topk", a->max_topk, b->max_topk},
+		{"dtype", a->dtype, b->dtype},
+		{"hidden", a->hidden, b->hidden},
+		{"ht_max_tokens", a->ht_max_tokens, b->ht_max_tokens},
+		{"ll_max_tokens", a->ll_max_tokens, b->ll_max_tokens},
+		{"ll_capacity", a->ll_capacity, b->ll_capacity},
+		{"max_scales", a->max_scales, b->max_scales},
+		{"partial_dtype", a->partial_dtype, b->partial_dtype},
+		{"ll_combine_slots", a->ll_combine_slots, b->ll_combine_slots},
+		{"num_sms", a->num_sms, b->num_sms},
+		{"ht_chunk_bytes", a->ht_chunk_bytes, b->ht_chunk_bytes},
+		{"ht_chunks", a->ht_chunks, b->ht_chunks},
+		{"initial_epoch", (int64_t)a->initial_epoch, (int64_t)b->initial_epoch},
 	};
 
 	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
@@ -125,8 +125,9 @@ static int agree_config(struct moeep_comm *comm, const moeep_buffer_config_t *co
 		const char *name = config_difference(&all[0], &all[rank], &left, &right);
 
 		if (name) {
-			rc = moeep_fail(MOEEP_ERR_MISMATCH, "config.%s is %lld on rank 0 and %lld on rank %d",
-					name, (long long)left, (long long)right, rank);
+			rc = moeep_fail(MOEEP_ERR_MISMATCH,
+					"config.%s is %lld on rank 0 and %lld on rank %d", name,
+					(long long)left, (long long)right, rank);
 		}
 	}
 	free(all);
@@ -187,18 +188,21 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 	}
 	buffer = calloc(1, sizeof(*buffer));
 	if (!buffer) {
-		return moeep_comm_agree(comm, moeep_fail(MOEEP_ERR_NOMEM, "no memory for a buffer"));
+		return moeep_comm_agree(comm,
+					moeep_fail(MOEEP_ERR_NOMEM, "no memory for a buffer"));
 	}
 	buffer->comm = comm;
 	buffer->rowmath = moeep_rowmath_get();
-	rc = moeep_geometry_make(config, &comm->settings, comm->rank, comm->num_ranks, &buffer->geo);
+	rc = moeep_geometry_make(config, &comm->settings, comm->rank, comm->num_ranks,
+				 &buffer->geo);
 	if (rc == MOEEP_OK) {
 		rc = scratch_alloc(buffer);
 	}
 	if (rc == MOEEP_OK) {
 		buffer->windows = calloc((size_t)comm->num_ranks, sizeof(*buffer->windows));
 		if (!buffer->windows) {
-			rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d windows", comm->num_ranks);
+			rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d windows",
+					comm->num_ranks);
 		}
 	}
 	rc = moeep_comm_agree(comm, rc);
@@ -240,8 +244,8 @@ int moeep_buffer_destroy(moeep_buffer_t *buffer)
 	moeep_stream_drain(&buffer->stream);
 	handles = atomic_load(&buffer->num_handles);
 	if (handles != 0) {
-		return moeep_fail(MOEEP_ERR_STATE, "buffer still has %d handles; destroy them first",
-				  handles);
+		return moeep_fail(MOEEP_ERR_STATE,
+				  "buffer still has %d handles; destroy them first", handles);
 	}
 	moeep_stream_fini(&buffer->stream);
 	count_buffers(buffer->comm, -1);
@@ -251,7 +255,7 @@ int moeep_buffer_destroy(moeep_buffer_t *buffer)
 
 int moeep_buffer_query(const moeep_buffer_t *buffer, moeep_buffer_info_t *info)
 {
-	moeep_buffer_info_t own = { .size = sizeof(own) };
+	moeep_buffer_info_t own = {.size = sizeof(own)};
 	const moeep_buffer_config_t *c;
 
 	if (!buffer) {
@@ -319,14 +323,15 @@ int moeep_ll_combine_slot(moeep_buffer_t *buffer, int index, void **slot, size_t
 	if (!(buffer->geo.config.modes & MOEEP_MODE_LL) || index < 0 ||
 	    index >= buffer->geo.config.ll_combine_slots) {
 		return moeep_fail(MOEEP_ERR_INVALID,
-				  "index is %d; config.ll_combine_slots gave this buffer %d slots", index,
-				  buffer->geo.config.ll_combine_slots);
+				  "index is %d; config.ll_combine_slots gave this buffer %d slots",
+				  index, buffer->geo.config.ll_combine_slots);
 	}
 	*slot = moeep_buffer_at(buffer, buffer->comm->rank,
-				buffer->geo.user_slot + (uint64_t)index * buffer->geo.user_slot_bytes);
+				buffer->geo.user_slot +
+					(uint64_t)index * buffer->geo.user_slot_bytes);
 	if (bytes) {
-		*bytes = (size_t)buffer->geo.local_experts * (size_t)buffer->geo.config.ll_capacity *
-			 buffer->geo.row_bytes;
+		*bytes = (size_t)buffer->geo.local_experts *
+			 (size_t)buffer->geo.config.ll_capacity * buffer->geo.row_bytes;
 	}
 	return MOEEP_OK;
 }

@@ -14,18 +14,18 @@
 
 /* Bookkeeping of one operation at a time; moeep_geometry_private_bytes() counts it. */
 struct moeep_scratch {
-	void **peer_rows;     /* [R] where peers' rows are, if mapped here */
-	int64_t *staged;      /* [R] chunks handed over */
-	int64_t *consumed;    /* [R] chunks taken */
-	int64_t *woken;	      /* [R] progress at the last wake-up */
-	int64_t *recv_cursor; /* [R] next record or row from each source */
-	int64_t *send_cursor; /* [R] next row at each destination */
-	int64_t *recv_expert; /* [R * L] next row for each source and local expert */
-	int64_t *send_expert; /* [E] next row for each expert at its rank */
-	int32_t *expert_rank; /* [E] constant: who holds an expert */
-	int32_t *count_rank;  /* [R] */
-	int32_t *count_expert; /* [E] */
-	void *one_scales;     /* scales of one row */
+	void **peer_rows;	  /* [R] where peers' rows are, if mapped here */
+	int64_t *staged;	  /* [R] chunks handed over */
+	int64_t *consumed;	  /* [R] chunks taken */
+	int64_t *woken;		  /* [R] progress at the last wake-up */
+	int64_t *recv_cursor;	  /* [R] next record or row from each source */
+	int64_t *send_cursor;	  /* [R] next row at each destination */
+	int64_t *recv_expert;	  /* [R * L] next row for each source and local expert */
+	int64_t *send_expert;	  /* [E] next row for each expert at its rank */
+	int32_t *expert_rank;	  /* [E] constant: who holds an expert */
+	int32_t *count_rank;	  /* [R] */
+	int32_t *count_expert;	  /* [E] */
+	void *one_scales;	  /* scales of one row */
 	moeep_traffic_t *traffic; /* [R] */
 };
 
@@ -59,28 +59,29 @@ struct moeep_handle {
 	int32_t row_layout;
 	int32_t alignment;
 	int32_t topk;
-	bool weighted;	/* weights were given */
+	bool weighted;	  /* weights were given */
 	bool counts_only; /* no rows were moved yet */
-	bool overflow;	/* HT: the last dispatch with it did not fit on some rank. LL: on this rank */
+	bool overflow; /* HT: the last dispatch with it did not fit on some rank. LL: on this rank
+			*/
 	int64_t num_tokens;
 	int64_t num_rows; /* received, padding included */
 
 	/* What this rank sent. */
-	int32_t *topk_idx;	 /* [num_tokens * topk] */
-	float *topk_weights;	 /* the same, if weighted */
-	int64_t *send_per_rank;	 /* [R] tokens */
-	int64_t *send_base;	 /* [R] this rank's first row there, flat */
-	int64_t *send_expert;	 /* [E] this rank's first row for an expert there, expert-major */
+	int32_t *topk_idx;	/* [num_tokens * topk] */
+	float *topk_weights;	/* the same, if weighted */
+	int64_t *send_per_rank; /* [R] tokens */
+	int64_t *send_base;	/* [R] this rank's first row there, flat */
+	int64_t *send_expert;	/* [E] this rank's first row for an expert there, expert-major */
 
 	/* What it received; a record is a token that came from a source. */
-	int64_t *recv_per_rank;	 /* [R] records */
-	int64_t *recv_base;	 /* [R + 1] first record of each source */
+	int64_t *recv_per_rank;	  /* [R] records */
+	int64_t *recv_base;	  /* [R + 1] first record of each source */
 	int64_t *recv_per_expert; /* [L] */
-	int64_t *expert_offsets; /* [L + 1] */
-	int64_t *recv_expert;	 /* [R * L] first row of each source and local expert */
-	int64_t *needed;	 /* [R + 1] rows that each rank needs; the last is padding of the array */
-	int64_t *record_rows;	 /* [records * topk] expert-major: row of each choice, -1 elsewhere */
-	float *record_weights;	 /* [records * topk] if weighted */
+	int64_t *expert_offsets;  /* [L + 1] */
+	int64_t *recv_expert;	  /* [R * L] first row of each source and local expert */
+	int64_t *needed; /* [R + 1] rows that each rank needs; the last is padding of the array */
+	int64_t *record_rows;  /* [records * topk] expert-major: row of each choice, -1 elsewhere */
+	float *record_weights; /* [records * topk] if weighted */
 
 	/* LL: phases. */
 	uint64_t combine_epoch; /* of a combine between its phases, else 0 */

@@ -48,8 +48,8 @@ int moeep_check_dtype(const char *name, int32_t *dtype, int32_t default_dtype, u
 		*dtype = default_dtype;
 	}
 	if (*dtype < 0 || *dtype > 31 || !(allowed & MOEEP_DTYPE_BIT(*dtype))) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s is %d (%s), which this call does not take", name,
-				  *dtype, moeep_dtype_name(*dtype));
+		return moeep_fail(MOEEP_ERR_INVALID, "%s is %d (%s), which this call does not take",
+				  name, *dtype, moeep_dtype_name(*dtype));
 	}
 	return MOEEP_OK;
 }
@@ -59,11 +59,12 @@ int moeep_check_row(const struct moeep_buffer *buffer, int32_t dtype)
 	uint64_t bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(dtype);
 
 	if (bytes % 16 != 0 || bytes > buffer->geo.row_bytes) {
-		return moeep_fail(MOEEP_ERR_INVALID,
-				  "dtype is %s: %lld elements are %llu bytes, not a multiple of 16 up to "
-				  "the buffer's %llu",
-				  moeep_dtype_name(dtype), (long long)buffer->geo.config.hidden,
-				  (unsigned long long)bytes, (unsigned long long)buffer->geo.row_bytes);
+		return moeep_fail(
+			MOEEP_ERR_INVALID,
+			"dtype is %s: %lld elements are %llu bytes, not a multiple of 16 up to "
+			"the buffer's %llu",
+			moeep_dtype_name(dtype), (long long)buffer->geo.config.hidden,
+			(unsigned long long)bytes, (unsigned long long)buffer->geo.row_bytes);
 	}
 	return MOEEP_OK;
 }
@@ -71,7 +72,8 @@ int moeep_check_row(const struct moeep_buffer *buffer, int32_t dtype)
 int moeep_check_flags(const char *name, uint32_t flags, uint32_t known)
 {
 	if ((flags & ~known) != 0) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s is 0x%x; known are 0x%x", name, flags, known);
+		return moeep_fail(MOEEP_ERR_INVALID, "%s is 0x%x; known are 0x%x", name, flags,
+				  known);
 	}
 	return MOEEP_OK;
 }
@@ -85,7 +87,8 @@ int moeep_check_pointer(const char *name, const void *pointer, const char *what,
 	return MOEEP_OK;
 }
 
-int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count, int64_t rows)
+int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count,
+		       int64_t rows)
 {
 	int64_t least = layout == MOEEP_SCALES_COLUMN_MAJOR ? rows : count;
 

@@ -23,16 +23,17 @@ int moeep_check_flags(const char *name, uint32_t flags, uint32_t known);
 /* Pointers that are needed: `what` is the count that needs it. */
 int moeep_check_pointer(const char *name, const void *pointer, const char *what, int64_t count);
 
-int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count, int64_t rows);
+int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count,
+		       int64_t rows);
 
 #define MOEEP_DTYPE_BIT(dtype) (1u << (dtype))
-#define MOEEP_DTYPES_INDEX (MOEEP_DTYPE_BIT(MOEEP_INT32) | MOEEP_DTYPE_BIT(MOEEP_INT64))
-#define MOEEP_DTYPES_SUM \
+#define MOEEP_DTYPES_INDEX     (MOEEP_DTYPE_BIT(MOEEP_INT32) | MOEEP_DTYPE_BIT(MOEEP_INT64))
+#define MOEEP_DTYPES_SUM                                                                           \
 	(MOEEP_DTYPE_BIT(MOEEP_BF16) | MOEEP_DTYPE_BIT(MOEEP_FP16) | MOEEP_DTYPE_BIT(MOEEP_FP32))
-#define MOEEP_DTYPES_ROW                                                  \
-	(MOEEP_DTYPES_SUM | MOEEP_DTYPE_BIT(MOEEP_FP8_E4M3) |             \
-	 MOEEP_DTYPE_BIT(MOEEP_FP8_E5M2) | MOEEP_DTYPE_BIT(MOEEP_INT8))
-#define MOEEP_DTYPES_LL (MOEEP_DTYPE_BIT(MOEEP_BF16) | MOEEP_DTYPE_BIT(MOEEP_FP16))
+#define MOEEP_DTYPES_ROW                                                                           \
+	(MOEEP_DTYPES_SUM | MOEEP_DTYPE_BIT(MOEEP_FP8_E4M3) | MOEEP_DTYPE_BIT(MOEEP_FP8_E5M2) |    \
+	 MOEEP_DTYPE_BIT(MOEEP_INT8))
+#define MOEEP_DTYPES_LL	   (MOEEP_DTYPE_BIT(MOEEP_BF16) | MOEEP_DTYPE_BIT(MOEEP_FP16))
 #define MOEEP_DTYPES_SCALE (MOEEP_DTYPE_BIT(MOEEP_FP32) | MOEEP_DTYPE_BIT(MOEEP_UE8M0))
 
 #endif

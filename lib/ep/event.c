@@ -53,8 +53,8 @@ static struct timespec after_ms(uint32_t ms)
 {
 	uint64_t at = moeep_now_ns() + (uint64_t)ms * 1000000u;
 
-	return (struct timespec){ .tv_sec = (time_t)(at / 1000000000u),
-				  .tv_nsec = (long)(at % 1000000000u) };
+	return (struct timespec){.tv_sec = (time_t)(at / 1000000000u),
+				 .tv_nsec = (long)(at % 1000000000u)};
 }
 
 /* With the lock held: false if the time ran out first. */
@@ -75,7 +75,8 @@ static bool wait_locked(struct moeep_event *event, uint32_t timeout_ms)
 
 static int result_locked(struct moeep_event *event)
 {
-	return event->result == MOEEP_OK ? MOEEP_OK : moeep_fail(event->result, "%s", event->detail);
+	return event->result == MOEEP_OK ? MOEEP_OK
+					 : moeep_fail(event->result, "%s", event->detail);
 }
 
 int moeep_event_destroy(moeep_event_t *event)
@@ -149,7 +150,7 @@ int moeep_event_reset(moeep_event_t *event)
 
 int moeep_event_record(moeep_event_t *event, moeep_buffer_t *buffer, moeep_stream_t stream)
 {
-	moeep_launch_t asked = { .size = sizeof(asked), .stream = stream, .done_event = event };
+	moeep_launch_t asked = {.size = sizeof(asked), .stream = stream, .done_event = event};
 	moeep_launch_t launch;
 	int rc;
 
@@ -196,7 +197,7 @@ int moeep_event_wait(const moeep_event_t *event_const, uint32_t timeout_ms)
 
 int moeep_stream_wait_event(moeep_buffer_t *buffer, moeep_stream_t stream, moeep_event_t *event)
 {
-	moeep_launch_t asked = { .size = sizeof(asked), .stream = stream, .wait_event = event };
+	moeep_launch_t asked = {.size = sizeof(asked), .stream = stream, .wait_event = event};
 	moeep_launch_t launch;
 	int rc;
 

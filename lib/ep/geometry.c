@@ -8,14 +8,15 @@
 #include "core/error.h"
 #include "ep/geometry.h"
 
-#define MAX_EXPERTS 65536
-#define MAX_HIDDEN (INT64_C(1) << 24)
+#define MAX_EXPERTS   65536
+#define MAX_HIDDEN    (INT64_C(1) << 24)
 #define MAX_HT_TOKENS ((INT64_C(1) << 24) - 1) /* chunks are counted in 24 bits */
 #define MAX_LL_TOKENS 65535
-#define MAX_CHUNKS 1024
-/* Measured, see docs/performance.md: large enough to hide a switch of threads, small enough to stay in the caches. */
+#define MAX_CHUNKS    1024
+/* Measured, see docs/performance.md: large enough to hide a switch of threads, small enough to stay
+ * in the caches. */
 #define DEFAULT_CHUNK_BYTES (256 * 1024)
-#define DEFAULT_CHUNKS 8
+#define DEFAULT_CHUNKS	    8
 
 int moeep_expert_range(int num_experts, int num_ranks, int rank, int *first, int *count)
 {
@@ -23,9 +24,10 @@ int moeep_expert_range(int num_experts, int num_ranks, int rank, int *first, int
 	int more;
 
 	if (num_experts < 1 || num_ranks < 1 || rank < 0 || rank >= num_ranks) {
-		return moeep_fail(MOEEP_ERR_INVALID,
-				  "num_experts is %d, num_ranks %d, rank %d: no such rank or expert",
-				  num_experts, num_ranks, rank);
+		return moeep_fail(
+			MOEEP_ERR_INVALID,
+			"num_experts is %d, num_ranks %d, rank %d: no such rank or expert",
+			num_experts, num_ranks, rank);
 	}
 	if (!first || !count) {
 		return moeep_fail(MOEEP_ERR_INVALID, "first is %p, count is %p", (void *)first,
@@ -47,11 +49,11 @@ static int check_range(const char *name, int64_t value, int64_t low, int64_t hig
 	return MOEEP_OK;
 }
 
-#define DEFAULT_TO(field, value) \
-	do { \
-		if ((field) == 0) { \
-			(field) = (value); \
-		} \
+#define DEFAULT_TO(field, value)                                                                   \
+	do {                                                                                       \
+		if ((field) == 0) {                                                                \
+			(field) = (value);                                                         \
+		}                                                                                  \
 	} while (0)
 
 static int config_fill(moeep_buffer_config_t *config, const struct moeep_settings *settings,
@@ -117,17 +119,20 @@ static int config_fill(moeep_buffer_config_t *config, const struct moeep_setting
 				config->partial_dtype, MOEEP_FP32);
 	}
 	if (rc == MOEEP_OK && config->hidden * (int64_t)moeep_dtype_size(config->dtype) % 16 != 0) {
-		rc = moeep_fail(MOEEP_ERR_INVALID,
-				"config.hidden is %lld: a row of %s has %lld bytes, not a multiple of 16",
-				(long long)config->hidden, moeep_dtype_name(config->dtype),
-				(long long)config->hidden * (long long)moeep_dtype_size(config->dtype));
+		rc = moeep_fail(
+			MOEEP_ERR_INVALID,
+			"config.hidden is %lld: a row of %s has %lld bytes, not a multiple of 16",
+			(long long)config->hidden, moeep_dtype_name(config->dtype),
+			(long long)config->hidden * (long long)moeep_dtype_size(config->dtype));
 	}
 	if (rc == MOEEP_OK && config->initial_epoch > MOEEP_EPOCH_MASK) {
-		rc = moeep_fail(MOEEP_ERR_INVALID, "config.initial_epoch is 0x%llx, more than 40 bits",
+		rc = moeep_fail(MOEEP_ERR_INVALID,
+				"config.initial_epoch is 0x%llx, more than 40 bits",
 				(unsigned long long)config->initial_epoch);
 	}
 	if (rc == MOEEP_OK && config->reserved0 != 0) {
-		rc = moeep_fail(MOEEP_ERR_INVALID, "config.reserved0 is %d, not 0", config->reserved0);
+		rc = moeep_fail(MOEEP_ERR_INVALID, "config.reserved0 is %d, not 0",
+				config->reserved0);
 	}
 	return rc;
 }
@@ -158,7 +163,8 @@ static uint64_t ring_size(const struct moeep_geometry *g)
 {
 	const moeep_buffer_config_t *c = &g->config;
 	uint64_t topk = (uint64_t)c->max_topk;
-	uint64_t record = topk * 8 + moeep_align((uint64_t)c->max_scales * 4, 16) + g->row_bytes + 16;
+	uint64_t record =
+		topk * 8 + moeep_align((uint64_t)c->max_scales * 4, 16) + g->row_bytes + 16;
 	uint64_t partial = moeep_align(topk * 4, 16) + g->partial_bytes;
 	uint64_t chunk = max_u64((uint64_t)c->ht_chunk_bytes, record);
 	uint64_t dispatch;
@@ -179,8 +185,8 @@ uint64_t moeep_geometry_handle_bytes(const struct moeep_geometry *g, int64_t max
 	uint64_t topk = (uint64_t)g->config.max_topk;
 	uint64_t ranks = (uint64_t)g->num_ranks;
 	uint64_t local = (uint64_t)g->local_experts;
-	uint64_t counts = 5 * ranks + 2 + (uint64_t)g->config.num_experts + 2 * local + 2 +
-			  ranks * local;
+	uint64_t counts =
+		5 * ranks + 2 + (uint64_t)g->config.num_experts + 2 * local + 2 + ranks * local;
 
 	return (uint64_t)max_tokens * topk * 8 + (uint64_t)max_recv * topk * 12 + counts * 8;
 }
@@ -193,8 +199,8 @@ uint64_t moeep_geometry_private_bytes(const struct moeep_geometry *g)
 	/* The arrays of struct moeep_scratch. */
 	return ranks * (sizeof(void *) + 5 * sizeof(int64_t) + sizeof(int32_t)) +
 	       ranks * (uint64_t)g->local_experts * sizeof(int64_t) +
-	       experts * (sizeof(int64_t) + 2 * sizeof(int32_t)) +
-	       ranks * sizeof(moeep_traffic_t) + (uint64_t)g->config.max_scales * sizeof(float);
+	       experts * (sizeof(int64_t) + 2 * sizeof(int32_t)) + ranks * sizeof(moeep_traffic_t) +
+	       (uint64_t)g->config.max_scales * sizeof(float);
 }
 
 static void lay_out(struct moeep_geometry *g)
@@ -211,8 +217,9 @@ static void lay_out(struct moeep_geometry *g)
 	g->ht_tail = take(&at, ranks * sizeof(struct moeep_flag_line));
 	g->ht_chead = take(&at, ranks * sizeof(struct moeep_flag_line));
 	g->ht_ctail = take(&at, ranks * sizeof(struct moeep_flag_line));
-	g->entry_bytes = moeep_align(sizeof(struct moeep_ht_entry) +
-				     4 * (ranks + (uint64_t)c->num_experts), MOEEP_CACHE_LINE);
+	g->entry_bytes =
+		moeep_align(sizeof(struct moeep_ht_entry) + 4 * (ranks + (uint64_t)c->num_experts),
+			    MOEEP_CACHE_LINE);
 	g->ht_entry = take(&at, MOEEP_SLOTS * g->entry_bytes);
 	at = moeep_align(at, 4096);
 	hint->control_bytes = at;
@@ -233,14 +240,15 @@ static void lay_out(struct moeep_geometry *g)
 					       MOEEP_CACHE_LINE) +
 				   moeep_align(tokens * (scales + g->row_bytes), MOEEP_CACHE_LINE);
 		g->ll_slot = take(&at, MOEEP_SLOTS * g->ll_slot_bytes);
-		g->ll_cslot_bytes = moeep_align(sizeof(struct moeep_ll_entry) +
-						ranks * local * 4, MOEEP_CACHE_LINE) +
-				    moeep_align(ranks * tokens * g->partial_bytes, MOEEP_CACHE_LINE);
+		g->ll_cslot_bytes =
+			moeep_align(sizeof(struct moeep_ll_entry) + ranks * local * 4,
+				    MOEEP_CACHE_LINE) +
+			moeep_align(ranks * tokens * g->partial_bytes, MOEEP_CACHE_LINE);
 		g->ll_cslot = take(&at, MOEEP_SLOTS * g->ll_cslot_bytes);
 		at = moeep_align(at, 4096);
 		hint->ll_bytes = at - start;
-		g->user_slot_bytes = moeep_align(local * (uint64_t)c->ll_capacity *
-						 g->row_bytes, 4096);
+		g->user_slot_bytes =
+			moeep_align(local * (uint64_t)c->ll_capacity * g->row_bytes, 4096);
 		g->user_slot = take(&at, (uint64_t)c->ll_combine_slots * g->user_slot_bytes);
 		hint->slot_bytes = (uint64_t)c->ll_combine_slots * g->user_slot_bytes;
 	}
@@ -302,6 +310,7 @@ int moeep_buffer_size_hint(const moeep_comm_t *comm, int rank, int num_ranks,
 		}
 	}
 	rc = moeep_geometry_make(config, &settings, rank, num_ranks, &geometry);
-	return rc == MOEEP_OK ? moeep_struct_out("hint", hint, &geometry.hint, sizeof(geometry.hint))
-			      : rc;
+	return rc == MOEEP_OK
+		       ? moeep_struct_out("hint", hint, &geometry.hint, sizeof(geometry.hint))
+		       : rc;
 }

@@ -16,7 +16,7 @@
 #include "memory/region.h"
 
 /* Operations have this many slots, see HACKING.md, "Credits". */
-#define MOEEP_SLOTS 2
+#define MOEEP_SLOTS    2
 #define MOEEP_MAX_TOPK 64
 
 /* A flag alone on its cache line: written by one rank, polled by others. */
@@ -49,16 +49,16 @@ struct moeep_ht_entry {
 	uint32_t given; /* MOEEP_GIVEN_* */
 	uint32_t reserved;
 	int64_t num_tokens;
-	int64_t capacity; /* rows that its outputs hold */
-	int64_t max_recv; /* tokens that its handle holds */
-	uint64_t route;	  /* epoch of the dispatch whose routing is used */
+	int64_t capacity;	  /* rows that its outputs hold */
+	int64_t max_recv;	  /* tokens that its handle holds */
+	uint64_t route;		  /* epoch of the dispatch whose routing is used */
 	struct moeep_place place; /* dispatch: recv_x; combine: x; if in symmetric memory */
 };
 static_assert(sizeof(struct moeep_ht_entry) == 88, "layout of shared memory");
 
 #define MOEEP_GIVEN_WEIGHTS 1u
-#define MOEEP_GIVEN_SCALES 2u
-#define MOEEP_GIVEN_X 4u
+#define MOEEP_GIVEN_SCALES  2u
+#define MOEEP_GIVEN_X	    4u
 
 /* Start of an LL slot: what its rows are. */
 struct moeep_ll_entry {
@@ -70,7 +70,7 @@ struct moeep_ll_entry {
 	uint64_t route;	  /* combine: epoch of the dispatch */
 	int64_t capacity; /* combine from symmetric memory: rows of an expert in x */
 	uint32_t flags;
-	uint32_t overflow; /* combine: rows were lost at this rank's dispatch */
+	uint32_t overflow;	  /* combine: rows were lost at this rank's dispatch */
 	struct moeep_place place; /* combine: x, if in symmetric memory */
 };
 static_assert(sizeof(struct moeep_ll_entry) == 64, "layout of shared memory");
@@ -102,7 +102,8 @@ struct moeep_geometry {
 	moeep_size_hint_t hint;
 };
 
-/* Check a caller's configuration, fill in defaults, lay out the window. settings may change the ring. */
+/* Check a caller's configuration, fill in defaults, lay out the window. settings may change the
+ * ring. */
 int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_settings *settings,
 			int rank, int num_ranks, struct moeep_geometry *geometry);
 

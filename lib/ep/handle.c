@@ -53,7 +53,8 @@ static int handle_alloc(struct moeep_handle *handle)
 	    !handle->recv_base || !handle->recv_per_expert || !handle->expert_offsets ||
 	    !handle->recv_expert || !handle->needed || !handle->record_rows ||
 	    !handle->record_weights) {
-		return moeep_fail(MOEEP_ERR_NOMEM, "no memory for a handle of %lld tokens sent and %lld received",
+		return moeep_fail(MOEEP_ERR_NOMEM,
+				  "no memory for a handle of %lld tokens sent and %lld received",
 				  (long long)handle->config.max_tokens,
 				  (long long)handle->config.max_recv);
 	}
@@ -147,7 +148,7 @@ int moeep_handle_destroy(moeep_handle_t *handle)
 int moeep_handle_query(const moeep_handle_t *handle_const, moeep_handle_info_t *info)
 {
 	struct moeep_handle *handle = (struct moeep_handle *)handle_const;
-	moeep_handle_info_t own = { .size = sizeof(own), .num_recv = -1 };
+	moeep_handle_info_t own = {.size = sizeof(own), .num_recv = -1};
 
 	if (!handle) {
 		return moeep_fail(MOEEP_ERR_INVALID, "handle is NULL");
@@ -155,10 +156,10 @@ int moeep_handle_query(const moeep_handle_t *handle_const, moeep_handle_info_t *
 	if (atomic_load_explicit(&handle->in_flight, memory_order_acquire) != 0) {
 		return moeep_fail(MOEEP_ERR_NOT_READY, "an operation with the handle is in flight");
 	}
-	own.operation = handle->kind == MOEEP_ROUTE_HT	    ? MOEEP_OP_DISPATCH
-			: handle->kind == MOEEP_ROUTE_LL    ? MOEEP_OP_LL_DISPATCH_RECV
+	own.operation = handle->kind == MOEEP_ROUTE_HT	   ? MOEEP_OP_DISPATCH
+			: handle->kind == MOEEP_ROUTE_LL   ? MOEEP_OP_LL_DISPATCH_RECV
 			: handle->kind == MOEEP_ROUTE_NONE ? MOEEP_OP_NONE
-							    : MOEEP_OP_LL_DISPATCH_SEND;
+							   : MOEEP_OP_LL_DISPATCH_SEND;
 	if (handle->kind != MOEEP_ROUTE_NONE) {
 		own.row_layout = handle->row_layout;
 		own.epoch = handle->route;
@@ -169,8 +170,9 @@ int moeep_handle_query(const moeep_handle_t *handle_const, moeep_handle_info_t *
 		own.num_recv = handle->num_rows;
 		own.recv_per_rank = handle->recv_per_rank;
 		own.recv_per_expert = handle->recv_per_expert;
-		own.expert_offsets =
-			handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR ? handle->expert_offsets : NULL;
+		own.expert_offsets = handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR
+					     ? handle->expert_offsets
+					     : NULL;
 	}
 	return moeep_struct_out("info", info, &own, sizeof(own));
 }

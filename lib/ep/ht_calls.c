@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* ep/ht_calls.c - the public high-throughput calls: check the arguments, hand over to the backend. */
+/* ep/ht_calls.c - the public high-throughput calls: check the arguments, hand over to the backend.
+ */
 #include "config.h"
 
 #include <assert.h>
@@ -13,8 +14,8 @@
 static_assert(sizeof(moeep_dispatch_args_t) <= MOEEP_TASK_ARGS, "a task holds the arguments");
 static_assert(sizeof(moeep_combine_args_t) <= MOEEP_TASK_ARGS, "a task holds the arguments");
 
-#define DISPATCH_FLAGS                                                                       \
-	(MOEEP_DISPATCH_CACHED | MOEEP_DISPATCH_COUNTS_ONLY | MOEEP_DISPATCH_ZERO_PADDING | \
+#define DISPATCH_FLAGS                                                                             \
+	(MOEEP_DISPATCH_CACHED | MOEEP_DISPATCH_COUNTS_ONLY | MOEEP_DISPATCH_ZERO_PADDING |        \
 	 MOEEP_DISPATCH_FILL_TAIL)
 
 static int check_dispatch_scales(const struct moeep_buffer *buffer, moeep_dispatch_args_t *args)
@@ -22,7 +23,8 @@ static int check_dispatch_scales(const struct moeep_buffer *buffer, moeep_dispat
 	int rc = MOEEP_OK;
 
 	if (args->scales || args->recv_scales) {
-		rc = moeep_check_dtype("scale_dtype", &args->scale_dtype, MOEEP_FP32, MOEEP_DTYPES_SCALE);
+		rc = moeep_check_dtype("scale_dtype", &args->scale_dtype, MOEEP_FP32,
+				       MOEEP_DTYPES_SCALE);
 	}
 	if (rc == MOEEP_OK && args->scales) {
 		rc = moeep_check_range("scale_count", args->scale_count, 1,
@@ -33,8 +35,8 @@ static int check_dispatch_scales(const struct moeep_buffer *buffer, moeep_dispat
 					args->scale_count, args->num_tokens);
 	}
 	if (rc == MOEEP_OK && args->recv_scales) {
-		rc = moeep_check_scales("recv_scale", args->recv_scale_layout, args->recv_scale_stride,
-					args->scale_count, args->capacity);
+		rc = moeep_check_scales("recv_scale", args->recv_scale_layout,
+					args->recv_scale_stride, args->scale_count, args->capacity);
 	}
 	return rc;
 }
@@ -48,8 +50,9 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	int rc = moeep_check_flags("flags", args->flags, DISPATCH_FLAGS);
 
 	if (rc == MOEEP_OK && cached && (args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
-		rc = moeep_fail(MOEEP_ERR_INVALID,
-				"flags has both MOEEP_DISPATCH_CACHED and MOEEP_DISPATCH_COUNTS_ONLY");
+		rc = moeep_fail(
+			MOEEP_ERR_INVALID,
+			"flags has both MOEEP_DISPATCH_CACHED and MOEEP_DISPATCH_COUNTS_ONLY");
 	}
 	if (rc == MOEEP_OK) {
 		rc = moeep_check_dtype("dtype", &args->dtype, MOEEP_BF16, MOEEP_DTYPES_ROW);
@@ -58,7 +61,8 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 		rc = moeep_check_row(buffer, args->dtype);
 	}
 	if (rc == MOEEP_OK) {
-		rc = moeep_check_dtype("topk_dtype", &args->topk_dtype, MOEEP_INT64, MOEEP_DTYPES_INDEX);
+		rc = moeep_check_dtype("topk_dtype", &args->topk_dtype, MOEEP_INT64,
+				       MOEEP_DTYPES_INDEX);
 	}
 	if (rc == MOEEP_OK) {
 		if (most > buffer->geo.config.ht_max_tokens) {
@@ -79,7 +83,8 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 		rc = moeep_check_range("capacity", args->capacity, 0, INT64_C(1) << 40);
 	}
 	if (rc == MOEEP_OK && !cached) {
-		rc = moeep_check_pointer("topk_idx", args->topk_idx, "num_tokens", args->num_tokens);
+		rc = moeep_check_pointer("topk_idx", args->topk_idx, "num_tokens",
+					 args->num_tokens);
 	}
 	if (rc == MOEEP_OK && !cached && !(args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
 		rc = moeep_check_pointer("x", args->x, "num_tokens", args->num_tokens);
@@ -106,7 +111,8 @@ int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	return moeep_stream_submit(buffer, handle, &launch, moeep_host_dispatch, &args, sizeof(args));
+	return moeep_stream_submit(buffer, handle, &launch, moeep_host_dispatch, &args,
+				   sizeof(args));
 }
 
 int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
@@ -134,10 +140,12 @@ int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	return moeep_stream_submit(buffer, handle, &launch, moeep_host_combine, &args, sizeof(args));
+	return moeep_stream_submit(buffer, handle, &launch, moeep_host_combine, &args,
+				   sizeof(args));
 }
 
-static int run_layout(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args_void)
+static int run_layout(struct moeep_buffer *buffer, struct moeep_handle *handle,
+		      const void *args_void)
 {
 	const moeep_layout_args_t *args = args_void;
 	struct moeep_scratch *s = &buffer->scratch;
@@ -159,11 +167,10 @@ static int run_layout(struct moeep_buffer *buffer, struct moeep_handle *handle, 
 		size_t unit = moeep_dtype_size(args->topk_dtype);
 		int last_node = -1;
 		int count;
-		int rc = moeep_route_read_one(buffer,
-					      (const char *)args->topk_idx +
-						      (size_t)t * (size_t)args->topk * unit,
-					      args->topk_dtype, t, args->topk, row,
-					      args->tokens_per_expert);
+		int rc = moeep_route_read_one(
+			buffer,
+			(const char *)args->topk_idx + (size_t)t * (size_t)args->topk * unit,
+			args->topk_dtype, t, args->topk, row, args->tokens_per_expert);
 
 		if (rc != MOEEP_OK) {
 			return rc;
@@ -209,7 +216,8 @@ int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *user_args,
 	}
 	rc = moeep_struct_in("args", user_args, &args, sizeof(args));
 	if (rc == MOEEP_OK) {
-		rc = moeep_check_dtype("topk_dtype", &args.topk_dtype, MOEEP_INT64, MOEEP_DTYPES_INDEX);
+		rc = moeep_check_dtype("topk_dtype", &args.topk_dtype, MOEEP_INT64,
+				       MOEEP_DTYPES_INDEX);
 	}
 	if (rc == MOEEP_OK) {
 		args.topk = args.topk ? args.topk : buffer->geo.config.max_topk;

@@ -21,7 +21,8 @@ static int check_send(const struct moeep_buffer *buffer, const struct moeep_hand
 		rc = moeep_check_row(buffer, args->dtype);
 	}
 	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("quant", args->quant, MOEEP_QUANT_NONE, MOEEP_QUANT_FP8_UE8M0);
+		rc = moeep_check_range("quant", args->quant, MOEEP_QUANT_NONE,
+				       MOEEP_QUANT_FP8_UE8M0);
 	}
 	if (rc == MOEEP_OK && args->quant != MOEEP_QUANT_NONE) {
 		rc = moeep_check_row(buffer, MOEEP_FP8_E4M3);
@@ -31,7 +32,8 @@ static int check_send(const struct moeep_buffer *buffer, const struct moeep_hand
 		rc = moeep_check_range("topk", args->topk, 1, buffer->geo.config.max_topk);
 	}
 	if (rc == MOEEP_OK) {
-		rc = moeep_check_dtype("topk_dtype", &args->topk_dtype, MOEEP_INT64, MOEEP_DTYPES_INDEX);
+		rc = moeep_check_dtype("topk_dtype", &args->topk_dtype, MOEEP_INT64,
+				       MOEEP_DTYPES_INDEX);
 	}
 	if (rc == MOEEP_OK) {
 		if (most > buffer->geo.config.ll_max_tokens) {
@@ -43,7 +45,8 @@ static int check_send(const struct moeep_buffer *buffer, const struct moeep_hand
 		rc = moeep_check_pointer("x", args->x, "num_tokens", args->num_tokens);
 	}
 	if (rc == MOEEP_OK) {
-		rc = moeep_check_pointer("topk_idx", args->topk_idx, "num_tokens", args->num_tokens);
+		rc = moeep_check_pointer("topk_idx", args->topk_idx, "num_tokens",
+					 args->num_tokens);
 	}
 	return rc;
 }
@@ -53,8 +56,8 @@ static int check_recv(const struct moeep_buffer *buffer, moeep_ll_dispatch_args_
 	int rc = MOEEP_OK;
 
 	if (args->row_layout != MOEEP_ROWS_DEFAULT && args->row_layout != MOEEP_ROWS_EXPERT_MAJOR) {
-		rc = moeep_fail(args->row_layout == MOEEP_ROWS_FLAT ? MOEEP_ERR_UNSUPPORTED :
-								      MOEEP_ERR_INVALID,
+		rc = moeep_fail(args->row_layout == MOEEP_ROWS_FLAT ? MOEEP_ERR_UNSUPPORTED
+								    : MOEEP_ERR_INVALID,
 				"row_layout is %d; LL has %d (expert-major) only", args->row_layout,
 				MOEEP_ROWS_EXPERT_MAJOR);
 	}
@@ -65,8 +68,9 @@ static int check_recv(const struct moeep_buffer *buffer, moeep_ll_dispatch_args_
 		rc = moeep_check_range("capacity", args->capacity, 1, INT32_MAX);
 	}
 	if (rc == MOEEP_OK && args->recv_scales) {
-		rc = moeep_check_scales("recv_scale", args->recv_scale_layout, args->recv_scale_stride,
-					moeep_scale_groups(buffer->geo.config.hidden), args->capacity);
+		rc = moeep_check_scales(
+			"recv_scale", args->recv_scale_layout, args->recv_scale_stride,
+			moeep_scale_groups(buffer->geo.config.hidden), args->capacity);
 	}
 	return rc;
 }
@@ -99,7 +103,8 @@ int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	return moeep_stream_submit(buffer, handle, &launch, moeep_host_ll_dispatch, &args, sizeof(args));
+	return moeep_stream_submit(buffer, handle, &launch, moeep_host_ll_dispatch, &args,
+				   sizeof(args));
 }
 
 int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
@@ -133,5 +138,6 @@ int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	return moeep_stream_submit(buffer, handle, &launch, moeep_host_ll_combine, &args, sizeof(args));
+	return moeep_stream_submit(buffer, handle, &launch, moeep_host_ll_combine, &args,
+				   sizeof(args));
 }

@@ -57,8 +57,8 @@ void moeep_stream_fini(struct moeep_stream *stream);
 int moeep_launch_check(const moeep_launch_t *user, moeep_launch_t *launch);
 
 /*
- * Run an operation where `launch` says; args are copied. Returns its result if it ran here, else that of
- * queueing it.
+ * Run an operation where `launch` says; args are copied. Returns its result if it ran here, else
+ * that of queueing it.
  */
 int moeep_stream_submit(struct moeep_buffer *buffer, struct moeep_handle *handle,
 			const moeep_launch_t *launch,

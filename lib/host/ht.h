@@ -18,12 +18,12 @@ struct moeep_ht_op {
 };
 
 /*
- * Begin: tell every rank what this one brings, and learn what they bring. All ranks then hold the same data, so
- * that decisions made of it are the same everywhere. counts: int32 [R] tokens for each rank, then [E] choices of each
- * expert; NULL leaves them out.
+ * Begin: tell every rank what this one brings, and learn what they bring. All ranks then hold the
+ * same data, so that decisions made of it are the same everywhere. counts: int32 [R] tokens for
+ * each rank, then [E] choices of each expert; NULL leaves them out.
  */
-int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine, const int32_t *per_rank,
-		   const int32_t *per_expert);
+int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine,
+		   const int32_t *per_rank, const int32_t *per_expert);
 
 /* Make this rank's failure, whose detail is set, everybody's: peers already wait for its part. */
 int moeep_host_raise(const struct moeep_ht_op *op, moeep_op_t name, int result);
@@ -37,6 +37,7 @@ int moeep_host_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 int moeep_host_combine(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args);
 int moeep_host_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle,
 			   const void *args);
-int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args);
+int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
+			  const void *args);
 
 #endif

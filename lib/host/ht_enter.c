@@ -33,11 +33,11 @@ const int32_t *moeep_ht_tokens_per_expert(const struct moeep_ht_op *op, int rank
 
 int moeep_host_raise(const struct moeep_ht_op *op, moeep_op_t name, int result)
 {
-	struct moeep_cause cause = { .result = result,
-				     .operation = name,
-				     .rank = op->buffer->geo.rank,
-				     .peer = -1,
-				     .epoch = op->epoch };
+	struct moeep_cause cause = {.result = result,
+				    .operation = name,
+				    .rank = op->buffer->geo.rank,
+				    .peer = -1,
+				    .epoch = op->epoch};
 
 	snprintf(cause.message, sizeof(cause.message), "%s", moeep_error_detail());
 	return moeep_comm_raise(op->buffer->comm, &cause);
@@ -54,7 +54,8 @@ static bool enter_ready(void *arg, struct moeep_pending *pending)
 	struct enter_wait *w = arg;
 
 	for (; w->next < w->op->buffer->geo.num_ranks; w->next++) {
-		uint64_t seen = moeep_flag_get(&moeep_buffer_words(w->op->buffer, w->next)->ht_entry.word);
+		uint64_t seen =
+			moeep_flag_get(&moeep_buffer_words(w->op->buffer, w->next)->ht_entry.word);
 
 		if (!moeep_flag_reached(seen, w->expected)) {
 			pending->peer = w->next;
@@ -92,22 +93,23 @@ static int check_agreement(struct moeep_ht_op *op)
 			uint64_t a;
 			uint64_t b;
 		} fields[] = {
-			{ "the operation", a->op, b->op },
-			{ "flags", a->flags, b->flags },
-			{ "the handle's dispatch (its epoch)", a->route, b->route },
-			{ "dtype", (uint64_t)a->dtype, (uint64_t)b->dtype },
-			{ "topk", (uint64_t)a->topk, (uint64_t)b->topk },
-			{ "row_layout", (uint64_t)a->row_layout, (uint64_t)b->row_layout },
-			{ "scale_count", (uint64_t)giver->scale_count, (uint64_t)g->scale_count },
-			{ "scale_dtype", (uint64_t)giver->scale_dtype, (uint64_t)g->scale_dtype },
-			{ "what is given (1 weights, 2 scales, 4 x)", giver->given, g->given },
+			{"the operation", a->op, b->op},
+			{"flags", a->flags, b->flags},
+			{"the handle's dispatch (its epoch)", a->route, b->route},
+			{"dtype", (uint64_t)a->dtype, (uint64_t)b->dtype},
+			{"topk", (uint64_t)a->topk, (uint64_t)b->topk},
+			{"row_layout", (uint64_t)a->row_layout, (uint64_t)b->row_layout},
+			{"scale_count", (uint64_t)giver->scale_count, (uint64_t)g->scale_count},
+			{"scale_dtype", (uint64_t)giver->scale_dtype, (uint64_t)g->scale_dtype},
+			{"what is given (1 weights, 2 scales, 4 x)", giver->given, g->given},
 		};
 
 		for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
 			if (fields[i].a != fields[i].b) {
-				return moeep_fail(MOEEP_ERR_MISMATCH, "%s: %llu on rank %d, %llu elsewhere",
-						  fields[i].name, (unsigned long long)fields[i].b, rank,
-						  (unsigned long long)fields[i].a);
+				return moeep_fail(MOEEP_ERR_MISMATCH,
+						  "%s: %llu on rank %d, %llu elsewhere",
+						  fields[i].name, (unsigned long long)fields[i].b,
+						  rank, (unsigned long long)fields[i].a);
 			}
 		}
 	}
@@ -117,13 +119,13 @@ static int check_agreement(struct moeep_ht_op *op)
 	return MOEEP_OK;
 }
 
-int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine, const int32_t *per_rank,
-		   const int32_t *per_expert)
+int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine,
+		   const int32_t *per_rank, const int32_t *per_expert)
 {
 	struct moeep_buffer *buffer = op->buffer;
 	const struct moeep_geometry *g = &buffer->geo;
 	int self = g->rank;
-	struct enter_wait wait = { .op = op };
+	struct enter_wait wait = {.op = op};
 	int rc;
 
 	op->epoch = (atomic_load_explicit(&buffer->ht_epoch, memory_order_relaxed) + 1) &
@@ -131,8 +133,8 @@ int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine, co
 	atomic_store_explicit(&buffer->ht_epoch, op->epoch, memory_order_relaxed);
 	moeep_wait_begin(&op->wait, buffer->comm, (moeep_op_t)mine->op, op->epoch);
 	/*
-	 * The slot's last content is of two epochs ago. Its readers have begun the epoch after it, or
-	 * this rank could not have ended that one; so they have done with it.
+	 * The slot's last content is of two epochs ago. Its readers have begun the epoch after it,
+	 * or this rank could not have ended that one; so they have done with it.
 	 */
 	memcpy(entry_at(op, self), mine, sizeof(*mine));
 	if (mine->route == 0 && mine->op == MOEEP_OP_DISPATCH) {

@@ -38,13 +38,14 @@ int moeep_route_read_one(const struct moeep_buffer *buffer, const void *choices,
 	int num_experts = buffer->geo.config.num_experts;
 
 	for (int k = 0; k < topk; k++) {
-		int64_t expert = topk_dtype == MOEEP_INT32 ? ((const int32_t *)choices)[k] :
-							     ((const int64_t *)choices)[k];
+		int64_t expert = topk_dtype == MOEEP_INT32 ? ((const int32_t *)choices)[k]
+							   : ((const int64_t *)choices)[k];
 
 		if (expert < -1 || expert >= num_experts) {
-			return moeep_fail(MOEEP_ERR_INVALID,
-					  "topk_idx of token %lld, choice %d, is %lld, not -1 to %d",
-					  (long long)token, k, (long long)expert, num_experts - 1);
+			return moeep_fail(
+				MOEEP_ERR_INVALID,
+				"topk_idx of token %lld, choice %d, is %lld, not -1 to %d",
+				(long long)token, k, (long long)expert, num_experts - 1);
 		}
 		idx[k] = (int32_t)expert;
 		if (expert >= 0 && per_expert) {
@@ -65,8 +66,9 @@ int moeep_route_read(const struct moeep_buffer *buffer, const void *topk_idx, in
 		int32_t *row = idx + t * topk;
 		int ranks[MOEEP_MAX_TOPK];
 		int count;
-		int rc = moeep_route_read_one(buffer, (const char *)topk_idx + (size_t)t * row_bytes,
-					      topk_dtype, t, topk, row, per_expert);
+		int rc =
+			moeep_route_read_one(buffer, (const char *)topk_idx + (size_t)t * row_bytes,
+					     topk_dtype, t, topk, row, per_expert);
 
 		if (rc != MOEEP_OK) {
 			return rc;
@@ -110,7 +112,8 @@ static void place_flat(const struct moeep_ht_op *op)
 	handle->num_rows = handle->needed[self];
 }
 
-/* Expert-major rows: for each expert of a rank, aligned groups, in them sources in ascending order. */
+/* Expert-major rows: for each expert of a rank, aligned groups, in them sources in ascending order.
+ */
 static void place_expert_major(const struct moeep_ht_op *op)
 {
 	struct moeep_handle *handle = op->handle;
@@ -132,7 +135,8 @@ static void place_expert_major(const struct moeep_ht_op *op)
 					handle->send_expert[expert] = at;
 				}
 				if (to == g->rank) {
-					handle->recv_expert[(int64_t)from * count + expert - first] = at;
+					handle->recv_expert[(int64_t)from * count + expert -
+							    first] = at;
 				}
 				at += moeep_ht_tokens_per_expert(op, from)[expert];
 			}

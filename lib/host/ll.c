@@ -43,13 +43,15 @@ void moeep_ll_publish(struct moeep_buffer *buffer, _Atomic uint64_t *flag, uint6
 struct moeep_ll_entry *moeep_ll_slot(const struct moeep_buffer *buffer, int rank, uint64_t epoch)
 {
 	return moeep_buffer_at(buffer, rank,
-			       buffer->geo.ll_slot + moeep_slot_of(epoch) * buffer->geo.ll_slot_bytes);
+			       buffer->geo.ll_slot +
+				       moeep_slot_of(epoch) * buffer->geo.ll_slot_bytes);
 }
 
 struct moeep_ll_entry *moeep_ll_cslot(const struct moeep_buffer *buffer, int rank, uint64_t epoch)
 {
 	return moeep_buffer_at(buffer, rank,
-			       buffer->geo.ll_cslot + moeep_slot_of(epoch) * buffer->geo.ll_cslot_bytes);
+			       buffer->geo.ll_cslot +
+				       moeep_slot_of(epoch) * buffer->geo.ll_cslot_bytes);
 }
 
 int32_t moeep_ll_wire_dtype(int32_t dtype, int32_t quant)

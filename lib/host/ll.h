@@ -5,7 +5,8 @@
 
 #include "ep/buffer.h"
 
-/* A wait until one flag of every rank, at `offset` in struct moeep_words, has reached `expected`. */
+/* A wait until one flag of every rank, at `offset` in struct moeep_words, has reached `expected`.
+ */
 struct moeep_ll_wait {
 	const struct moeep_buffer *buffer;
 	size_t offset;

@@ -19,10 +19,11 @@
 /* A place in a buffer's window, the combine slots, instead of in a region of the comm. */
 #define PLACE_WINDOW UINT32_MAX
 
-static struct moeep_place find_place(const struct moeep_buffer *buffer, const void *x, uint64_t bytes)
+static struct moeep_place find_place(const struct moeep_buffer *buffer, const void *x,
+				     uint64_t bytes)
 {
 	const char *window = moeep_buffer_at(buffer, buffer->geo.rank, 0);
-	struct moeep_place place = { .region = PLACE_WINDOW };
+	struct moeep_place place = {.region = PLACE_WINDOW};
 	const char *at = x;
 
 	if (at >= window && at < window + buffer->geo.window_bytes &&
@@ -49,7 +50,8 @@ static int32_t partial_dtype(const struct moeep_buffer *buffer, int32_t dtype)
 
 /* One partial row for each token that came from `to`. */
 static void stage_partials(struct moeep_buffer *buffer, const struct moeep_handle *handle,
-			   const moeep_ll_combine_args_t *args, struct moeep_ll_entry *entry, int to)
+			   const moeep_ll_combine_args_t *args, struct moeep_ll_entry *entry,
+			   int to)
 {
 	uint64_t size = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(args->dtype);
 	int32_t partial = partial_dtype(buffer, args->dtype);
@@ -59,9 +61,9 @@ static void stage_partials(struct moeep_buffer *buffer, const struct moeep_handl
 	for (int64_t i = 0; i < handle->recv_per_rank[to]; i++) {
 		int64_t index = handle->recv_base[to] + i;
 		struct moeep_term terms[MOEEP_MAX_TOPK];
-		struct moeep_sum sum = { .terms = terms,
-					 .out = moeep_ll_partial(buffer, entry, to, i, partial_size),
-					 .out_dtype = partial };
+		struct moeep_sum sum = {.terms = terms,
+					.out = moeep_ll_partial(buffer, entry, to, i, partial_size),
+					.out_dtype = partial};
 
 		for (int k = 0; k < handle->topk && index < handle->config.max_recv; k++) {
 			int64_t row = handle->record_rows[index * handle->topk + k];
@@ -69,13 +71,17 @@ static void stage_partials(struct moeep_buffer *buffer, const struct moeep_handl
 			if (row < 0) {
 				continue;
 			}
-			/* Rows of an expert may lie further apart in x than in the dispatch's output. */
-			row = row / handle->ll_capacity * args->capacity + row % handle->ll_capacity;
+			/* Rows of an expert may lie further apart in x than in the dispatch's
+			 * output. */
+			row = row / handle->ll_capacity * args->capacity +
+			      row % handle->ll_capacity;
 			terms[sum.num_terms++] = (struct moeep_term){
 				.row = (const char *)args->x + (uint64_t)row * size,
 				.dtype = args->dtype,
 				.weighted = weighted,
-				.weight = weighted ? handle->record_weights[index * handle->topk + k] : 0,
+				.weight = weighted
+						  ? handle->record_weights[index * handle->topk + k]
+						  : 0,
 			};
 		}
 		if (sum.num_terms > 0) {
@@ -122,11 +128,12 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		return moeep_fail(MOEEP_ERR_STATE, "the handle has no complete LL dispatch");
 	}
 	if (handle->combine_open) {
-		return moeep_fail(MOEEP_ERR_STATE, "the handle has a combine between SEND and RECV");
+		return moeep_fail(MOEEP_ERR_STATE,
+				  "the handle has a combine between SEND and RECV");
 	}
 	if (((epoch - buffer->ll_crecv_epoch) & MOEEP_EPOCH_MASK) > MOEEP_SLOTS) {
-		return moeep_fail(MOEEP_ERR_STATE, "%d LL combines are between SEND and RECV already",
-				  MOEEP_SLOTS);
+		return moeep_fail(MOEEP_ERR_STATE,
+				  "%d LL combines are between SEND and RECV already", MOEEP_SLOTS);
 	}
 	for (int e = 0; e < buffer->geo.local_experts; e++) {
 		int64_t rows = handle->recv_per_expert[e];
@@ -138,7 +145,8 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 					  (long long)capacity, e, (long long)rows);
 		}
 		if (rows > 0 && !args->x) {
-			return moeep_fail(MOEEP_ERR_INVALID, "x is NULL with rows of local expert %d", e);
+			return moeep_fail(MOEEP_ERR_INVALID,
+					  "x is NULL with rows of local expert %d", e);
 		}
 	}
 	moeep_wait_begin(&wait, buffer->comm, MOEEP_OP_LL_COMBINE_SEND, epoch);
@@ -161,8 +169,9 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.overflow = handle->overflow,
 	};
 	if (args->x && !handle->overflow) {
-		entry->place = find_place(buffer, args->x,
-					  (uint64_t)buffer->geo.local_experts * (uint64_t)capacity * size);
+		entry->place =
+			find_place(buffer, args->x,
+				   (uint64_t)buffer->geo.local_experts * (uint64_t)capacity * size);
 	}
 	handle->combine_direct = entry->place.region != 0;
 	if (handle->combine_direct) {
@@ -173,7 +182,8 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 				       (buffer->geo.rank + i) % buffer->geo.num_ranks);
 		}
 	}
-	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, buffer->geo.rank)->ll_csent.word, epoch);
+	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, buffer->geo.rank)->ll_csent.word,
+			 epoch);
 	return MOEEP_OK;
 }
 
@@ -190,8 +200,8 @@ struct combine {
 };
 
 /* Terms of a token at a rank whose x is read in place: its choices there, k ascending. */
-static int direct_terms(const struct combine *c, int rank, struct moeep_ll_entry *entry, int64_t token,
-			struct moeep_term *terms)
+static int direct_terms(const struct combine *c, int rank, struct moeep_ll_entry *entry,
+			int64_t token, struct moeep_term *terms)
 {
 	struct moeep_scratch *s = &c->buffer->scratch;
 	const struct moeep_handle *handle = c->handle;
@@ -200,8 +210,8 @@ static int direct_terms(const struct combine *c, int rank, struct moeep_ll_entry
 	int local = 0;
 	int count = 0;
 
-	(void)moeep_expert_range(c->buffer->geo.config.num_experts, c->buffer->geo.num_ranks, rank, &first,
-				 &local);
+	(void)moeep_expert_range(c->buffer->geo.config.num_experts, c->buffer->geo.num_ranks, rank,
+				 &first, &local);
 	for (int k = 0; k < handle->topk; k++) {
 		int32_t expert = handle->topk_idx[token * handle->topk + k];
 		int64_t row;
@@ -229,19 +239,21 @@ static void sum_token(struct combine *c, int64_t token)
 	const struct moeep_handle *handle = c->handle;
 	struct moeep_term terms[MOEEP_MAX_TOPK];
 	int ranks[MOEEP_MAX_TOPK];
-	struct moeep_sum sum = { .terms = terms, .group_dtype = c->partial, .out_dtype = c->dtype };
-	int count = moeep_route_ranks(c->buffer, &handle->topk_idx[token * handle->topk], handle->topk,
-				      ranks);
+	struct moeep_sum sum = {.terms = terms, .group_dtype = c->partial, .out_dtype = c->dtype};
+	int count = moeep_route_ranks(c->buffer, &handle->topk_idx[token * handle->topk],
+				      handle->topk, ranks);
 
 	for (int i = 0; i < count; i++) {
 		struct moeep_ll_entry *entry = moeep_ll_cslot(c->buffer, ranks[i], c->epoch);
 
 		if (entry->place.region != 0) {
-			sum.num_terms += direct_terms(c, ranks[i], entry, token, &terms[sum.num_terms]);
+			sum.num_terms +=
+				direct_terms(c, ranks[i], entry, token, &terms[sum.num_terms]);
 		} else {
 			terms[sum.num_terms++] = (struct moeep_term){
 				.row = moeep_ll_partial(c->buffer, entry, c->buffer->geo.rank,
-							s->recv_cursor[ranks[i]]++, c->partial_bytes),
+							s->recv_cursor[ranks[i]]++,
+							c->partial_bytes),
 				.dtype = c->partial,
 				.group_end = true,
 			};
@@ -273,7 +285,8 @@ static int open_entries(struct combine *c)
 		if (entry->dtype != own->dtype || entry->given != own->given ||
 		    entry->route != own->route) {
 			return moeep_fail(MOEEP_ERR_MISMATCH,
-					  "LL combine of rank %d has %s rows, flags 0x%x, dispatch %llu; rank "
+					  "LL combine of rank %d has %s rows, flags 0x%x, dispatch "
+					  "%llu; rank "
 					  "%d has %s, 0x%x, %llu",
 					  rank, moeep_dtype_name(entry->dtype), entry->given,
 					  (unsigned long long)entry->route, buffer->geo.rank,
@@ -286,15 +299,16 @@ static int open_entries(struct combine *c)
 		if (entry->place.region == 0) {
 			continue;
 		}
-		(void)moeep_expert_range(buffer->geo.config.num_experts, buffer->geo.num_ranks, rank,
-					 &first, &local);
+		(void)moeep_expert_range(buffer->geo.config.num_experts, buffer->geo.num_ranks,
+					 rank, &first, &local);
 		buffer->scratch.peer_rows[rank] =
 			place_address(buffer, rank, &entry->place,
 				      (uint64_t)local * (uint64_t)entry->capacity * c->row_bytes);
 		if (!buffer->scratch.peer_rows[rank]) {
-			return moeep_fail(MOEEP_ERR_STATE,
-					  "x of rank %d is in symmetric memory that rank %d has freed", rank,
-					  buffer->geo.rank);
+			return moeep_fail(
+				MOEEP_ERR_STATE,
+				"x of rank %d is in symmetric memory that rank %d has freed", rank,
+				buffer->geo.rank);
 		}
 	}
 	return MOEEP_OK;
@@ -303,12 +317,12 @@ static int open_entries(struct combine *c)
 static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		      const moeep_ll_combine_args_t *args)
 {
-	struct combine c = { .buffer = buffer, .handle = handle, .args = args, .lost_at = -1 };
-	struct moeep_ht_op op = { .buffer = buffer, .handle = handle };
-	struct moeep_ll_wait reached = { .buffer = buffer,
-					 .offset = offsetof(struct moeep_words, ll_csent),
-					 .only = handle->send_per_rank,
-					 .what = "the rows" };
+	struct combine c = {.buffer = buffer, .handle = handle, .args = args, .lost_at = -1};
+	struct moeep_ht_op op = {.buffer = buffer, .handle = handle};
+	struct moeep_ll_wait reached = {.buffer = buffer,
+					.offset = offsetof(struct moeep_words, ll_csent),
+					.only = handle->send_per_rank,
+					.what = "the rows"};
 	int self = buffer->geo.rank;
 	int rc;
 
@@ -317,8 +331,9 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	}
 	c.epoch = op.epoch = handle->combine_epoch;
 	if (c.epoch != ((buffer->ll_crecv_epoch + 1) & MOEEP_EPOCH_MASK)) {
-		return moeep_fail(MOEEP_ERR_STATE,
-				  "RECV out of order: another handle's SEND came before this one's");
+		return moeep_fail(
+			MOEEP_ERR_STATE,
+			"RECV out of order: another handle's SEND came before this one's");
 	}
 	c.dtype = handle->combine_dtype;
 	c.partial = partial_dtype(buffer, c.dtype);
@@ -339,7 +354,8 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		return moeep_host_raise(&op, MOEEP_OP_LL_COMBINE_RECV, rc);
 	}
 	memset(buffer->scratch.recv_cursor, 0, sizeof(int64_t) * (size_t)buffer->geo.num_ranks);
-	memset(buffer->scratch.send_expert, 0, sizeof(int64_t) * (size_t)buffer->geo.config.num_experts);
+	memset(buffer->scratch.send_expert, 0,
+	       sizeof(int64_t) * (size_t)buffer->geo.config.num_experts);
 	for (int64_t token = 0; token < handle->num_tokens; token++) {
 		sum_token(&c, token);
 	}
@@ -354,11 +370,11 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, self)->ll_creceived.word, c.epoch);
 	if (handle->combine_direct) {
 		/* x is the caller's again when its readers have finished. */
-		struct moeep_ll_wait read = { .buffer = buffer,
-					      .offset = offsetof(struct moeep_words, ll_creceived),
-					      .expected = reached.expected,
-					      .only = handle->recv_per_rank,
-					      .what = "the end of reading" };
+		struct moeep_ll_wait read = {.buffer = buffer,
+					     .offset = offsetof(struct moeep_words, ll_creceived),
+					     .expected = reached.expected,
+					     .only = handle->recv_per_rank,
+					     .what = "the end of reading"};
 
 		rc = moeep_wait_until(&op.wait, moeep_ll_reached, &read);
 	}

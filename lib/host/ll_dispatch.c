@@ -47,7 +47,8 @@ static void write_token(const struct moeep_buffer *buffer, const struct moeep_ll
 		memcpy(to, row, size);
 	} else {
 		buffer->rowmath->quantize(row, args->dtype, buffer->geo.config.hidden, entry->quant,
-					  (uint8_t *)to, parts->scales + (uint64_t)t * parts->scale_bytes);
+					  (uint8_t *)to,
+					  parts->scales + (uint64_t)t * parts->scale_bytes);
 	}
 }
 
@@ -64,15 +65,16 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 
 	if (((epoch - buffer->ll_recv_epoch) & MOEEP_EPOCH_MASK) > MOEEP_SLOTS) {
 		return moeep_fail(MOEEP_ERR_STATE,
-				  "%d LL dispatches are between SEND and RECV already", MOEEP_SLOTS);
+				  "%d LL dispatches are between SEND and RECV already",
+				  MOEEP_SLOTS);
 	}
 	if (handle->kind == MOEEP_ROUTE_LL_SENT || handle->combine_open) {
 		return moeep_fail(MOEEP_ERR_STATE,
 				  "the handle has an operation between SEND and RECV");
 	}
 	handle->kind = MOEEP_ROUTE_NONE;
-	rc = moeep_route_read(buffer, args->topk_idx, args->topk_dtype, args->num_tokens, args->topk,
-			      handle->topk_idx, buffer->scratch.count_rank,
+	rc = moeep_route_read(buffer, args->topk_idx, args->topk_dtype, args->num_tokens,
+			      args->topk, handle->topk_idx, buffer->scratch.count_rank,
 			      buffer->scratch.count_expert);
 	if (rc == MOEEP_OK) {
 		rc = credit(buffer, MOEEP_OP_LL_DISPATCH_SEND, epoch,
@@ -117,9 +119,10 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	return MOEEP_OK;
 }
 
-/* Ranks must agree on what rows are. A difference is found by whoever sees it, and ends the group. */
-static int check_entry(const struct moeep_buffer *buffer, const struct moeep_handle *handle, int from,
-		       const struct moeep_ll_entry *entry)
+/* Ranks must agree on what rows are. A difference is found by whoever sees it, and ends the group.
+ */
+static int check_entry(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+		       int from, const struct moeep_ll_entry *entry)
 {
 	const struct moeep_ll_entry *own = moeep_ll_slot(buffer, buffer->geo.rank, handle->route);
 
@@ -127,11 +130,12 @@ static int check_entry(const struct moeep_buffer *buffer, const struct moeep_han
 	if (entry->dtype != own->dtype || entry->quant != own->quant || entry->topk != own->topk ||
 	    (entry->given != own->given && entry->num_tokens > 0 && own->num_tokens > 0)) {
 		return moeep_fail(MOEEP_ERR_MISMATCH,
-				  "LL dispatch of rank %d has %s rows, quant %d, topk %d, weights %u; rank %d "
+				  "LL dispatch of rank %d has %s rows, quant %d, topk %d, weights "
+				  "%u; rank %d "
 				  "has %s, %d, %d, %u",
 				  from, moeep_dtype_name(entry->dtype), entry->quant, entry->topk,
-				  entry->given, buffer->geo.rank, moeep_dtype_name(own->dtype), own->quant,
-				  own->topk, own->given);
+				  entry->given, buffer->geo.rank, moeep_dtype_name(own->dtype),
+				  own->quant, own->topk, own->given);
 	}
 	return MOEEP_OK;
 }
@@ -146,12 +150,12 @@ static void take_slot(struct moeep_sink *sink, const struct moeep_buffer *buffer
 	for (int64_t t = 0; t < entry->num_tokens; t++) {
 		struct moeep_record record = {
 			.topk_idx = &parts.topk_idx[t * entry->topk],
-			.topk_weights = entry->given & MOEEP_GIVEN_WEIGHTS ?
-						&parts.topk_weights[t * entry->topk] :
-						NULL,
-			.scales = entry->quant != MOEEP_QUANT_NONE ?
-					  parts.scales + (uint64_t)t * parts.scale_bytes :
-					  NULL,
+			.topk_weights = entry->given & MOEEP_GIVEN_WEIGHTS
+						? &parts.topk_weights[t * entry->topk]
+						: NULL,
+			.scales = entry->quant != MOEEP_QUANT_NONE
+					  ? parts.scales + (uint64_t)t * parts.scale_bytes
+					  : NULL,
 			.row = parts.rows + (uint64_t)t * parts.row_bytes,
 			.src_rank = from,
 			.src_token = t,
@@ -171,8 +175,8 @@ static void begin_source(struct moeep_handle *handle, const struct moeep_sink *s
 	int local = sink->local_experts;
 
 	for (int e = 0; e < local; e++) {
-		int64_t at = from == 0 ? e * args->capacity :
-					 sink->expert_cursor[(int64_t)(from - 1) * local + e];
+		int64_t at = from == 0 ? e * args->capacity
+				       : sink->expert_cursor[(int64_t)(from - 1) * local + e];
 
 		handle->recv_expert[(int64_t)from * local + e] = at;
 		sink->expert_cursor[(int64_t)from * local + e] = at;
@@ -190,7 +194,8 @@ static int64_t finish_counts(struct moeep_handle *handle, const struct moeep_sin
 	handle->recv_base[ranks] = sink->flat_cursor[ranks - 1];
 	handle->num_rows = 0;
 	for (int e = 0; e < local; e++) {
-		int64_t count = sink->expert_cursor[(int64_t)(ranks - 1) * local + e] - e * args->capacity;
+		int64_t count =
+			sink->expert_cursor[(int64_t)(ranks - 1) * local + e] - e * args->capacity;
 
 		handle->recv_per_expert[e] = count;
 		handle->expert_offsets[e] = e * args->capacity;
@@ -236,13 +241,14 @@ static void open_sink(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	sink->stream = (uint64_t)handle->num_tokens * (uint64_t)handle->topk * sink->row_bytes >
 		       STREAM_BYTES;
 	if (handle->ll_quant != MOEEP_QUANT_NONE && args->recv_scales) {
-		int32_t scale = handle->ll_quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;
+		int32_t scale =
+			handle->ll_quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;
 
-		sink->scales = (struct moeep_scales){ .base = args->recv_scales,
-						      .layout = args->recv_scale_layout,
-						      .dtype = scale,
-						      .count = moeep_scale_groups(g->config.hidden),
-						      .stride = args->recv_scale_stride };
+		sink->scales = (struct moeep_scales){.base = args->recv_scales,
+						     .layout = args->recv_scale_layout,
+						     .dtype = scale,
+						     .count = moeep_scale_groups(g->config.hidden),
+						     .stride = args->recv_scale_stride};
 		moeep_scales_resolve(&sink->scales, args->capacity);
 		sink->expert_scales_bytes =
 			moeep_scales_bytes(scale, args->recv_scale_layout, args->capacity,
@@ -255,11 +261,11 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 {
 	uint64_t epoch = handle->route;
 	int ranks = buffer->geo.num_ranks;
-	struct moeep_ll_wait reached = { .buffer = buffer,
-					 .offset = offsetof(struct moeep_words, ll_sent),
-					 .expected = moeep_flag_word(epoch, 0),
-					 .what = "the rows" };
-	struct moeep_ht_op op = { .buffer = buffer, .handle = handle, .epoch = epoch };
+	struct moeep_ll_wait reached = {.buffer = buffer,
+					.offset = offsetof(struct moeep_words, ll_sent),
+					.expected = moeep_flag_word(epoch, 0),
+					.what = "the rows"};
+	struct moeep_ht_op op = {.buffer = buffer, .handle = handle, .epoch = epoch};
 	struct moeep_sink sink;
 	int64_t most;
 	int rc = MOEEP_OK;
@@ -268,8 +274,9 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		return moeep_fail(MOEEP_ERR_STATE, "RECV without a SEND of this handle");
 	}
 	if (epoch != ((buffer->ll_recv_epoch + 1) & MOEEP_EPOCH_MASK)) {
-		return moeep_fail(MOEEP_ERR_STATE,
-				  "RECV out of order: another handle's SEND came before this one's");
+		return moeep_fail(
+			MOEEP_ERR_STATE,
+			"RECV out of order: another handle's SEND came before this one's");
 	}
 	open_sink(buffer, handle, args, &sink);
 	moeep_wait_begin(&op.wait, buffer->comm, MOEEP_OP_LL_DISPATCH_RECV, epoch);
@@ -298,12 +305,14 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	handle->ll_capacity = args->capacity;
 	handle->overflow = most > args->capacity || sink.lost;
 	for (int rank = 0; rank < ranks; rank++) {
-		buffer->scratch.traffic[rank].dispatch_rows += (uint64_t)handle->recv_per_rank[rank];
+		buffer->scratch.traffic[rank].dispatch_rows +=
+			(uint64_t)handle->recv_per_rank[rank];
 		buffer->scratch.traffic[rank].dispatch_bytes +=
 			(uint64_t)handle->recv_per_rank[rank] * sink.row_bytes;
 	}
 	buffer->ll_recv_epoch = epoch;
-	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, buffer->geo.rank)->ll_received.word, epoch);
+	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, buffer->geo.rank)->ll_received.word,
+			 epoch);
 	if (handle->overflow) {
 		return moeep_fail(MOEEP_ERR_CAPACITY,
 				  "an expert of rank %d receives %lld rows; capacity is %lld",

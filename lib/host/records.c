@@ -28,7 +28,8 @@ static void put_row(const struct moeep_sink *sink, int64_t row, const void *data
 	}
 }
 
-static void put_source(const struct moeep_sink *sink, int64_t row, const struct moeep_record *record)
+static void put_source(const struct moeep_sink *sink, int64_t row,
+		       const struct moeep_record *record)
 {
 	if (sink->recv_src_token) {
 		sink->recv_src_token[row] = (int32_t)record->src_token;
@@ -38,7 +39,8 @@ static void put_source(const struct moeep_sink *sink, int64_t row, const struct 
 	}
 }
 
-static void place_flat(const struct moeep_sink *sink, const struct moeep_record *record, int64_t row)
+static void place_flat(const struct moeep_sink *sink, const struct moeep_record *record,
+		       int64_t row)
 {
 	int topk = sink->topk;
 
@@ -76,7 +78,8 @@ static void place_choice(const struct moeep_sink *sink, const struct moeep_recor
 		struct moeep_scales scales = sink->scales;
 
 		if (sink->per_expert_capacity) {
-			scales.base = (char *)scales.base + (uint64_t)local * sink->expert_scales_bytes;
+			scales.base =
+				(char *)scales.base + (uint64_t)local * sink->expert_scales_bytes;
 			moeep_scales_write(&scales, row - local * sink->capacity, record->scales);
 		} else {
 			moeep_scales_write(&scales, row, record->scales);
@@ -117,10 +120,11 @@ void moeep_record_place(struct moeep_sink *sink, const struct moeep_record *reco
 		if ((uint32_t)local >= (uint32_t)sink->local_experts) {
 			continue;
 		}
-		cursor = &sink->expert_cursor[(int64_t)record->src_rank * sink->local_experts + local];
+		cursor = &sink->expert_cursor[(int64_t)record->src_rank * sink->local_experts +
+					      local];
 		row = (*cursor)++;
-		if (sink->per_expert_capacity ? row < (local + 1) * sink->capacity :
-						row < sink->capacity) {
+		if (sink->per_expert_capacity ? row < (local + 1) * sink->capacity
+					      : row < sink->capacity) {
 			rows[k] = row;
 			place_choice(sink, record, k, local, row);
 		}

@@ -28,13 +28,13 @@ struct moeep_sink {
 	int local_experts;
 	int topk;
 	bool expert_major;
-	bool stream;	  /* rows bypass the caches */
-	bool lost;	  /* set: a record did not fit the handle */
-	int64_t capacity; /* rows in all; LL: of each expert */
+	bool stream;		  /* rows bypass the caches */
+	bool lost;		  /* set: a record did not fit the handle */
+	int64_t capacity;	  /* rows in all; LL: of each expert */
 	bool per_expert_capacity; /* LL */
 	uint64_t row_bytes;
 	char *recv_x;
-	struct moeep_scales scales; /* LL: of the first expert */
+	struct moeep_scales scales;   /* LL: of the first expert */
 	uint64_t expert_scales_bytes; /* LL: from one expert's scales to the next */
 	void *recv_topk_idx;
 	int32_t topk_dtype;

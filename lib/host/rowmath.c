@@ -2,8 +2,8 @@
 /*
  * host/rowmath.c - arithmetic and copies of rows, for one instruction set.
  *
- * Plain loops over blocks that stay in the first-level cache, for the compiler to vectorise; the build
- * defines MOEEP_ROWMATH as the name of the table that this object defines.
+ * Plain loops over blocks that stay in the first-level cache, for the compiler to vectorise; the
+ * build defines MOEEP_ROWMATH as the name of the table that this object defines.
  */
 #include "config.h"
 
@@ -133,8 +133,9 @@ static void copy_stream(void *to, const void *from, size_t bytes)
 #if defined(__AVX2__)
 	if (((uintptr_t)to & 31) == 0 && (bytes & 31) == 0) {
 		for (size_t i = 0; i < bytes; i += 32) {
-			_mm256_stream_si256((__m256i *)((char *)to + i),
-					    _mm256_loadu_si256((const __m256i *)((const char *)from + i)));
+			_mm256_stream_si256(
+				(__m256i *)((char *)to + i),
+				_mm256_loadu_si256((const __m256i *)((const char *)from + i)));
 		}
 		return;
 	}
@@ -142,8 +143,9 @@ static void copy_stream(void *to, const void *from, size_t bytes)
 #if defined(__SSE2__)
 	if (((uintptr_t)to & 15) == 0 && (bytes & 15) == 0) {
 		for (size_t i = 0; i < bytes; i += 16) {
-			_mm_stream_si128((__m128i *)((char *)to + i),
-					 _mm_loadu_si128((const __m128i *)((const char *)from + i)));
+			_mm_stream_si128(
+				(__m128i *)((char *)to + i),
+				_mm_loadu_si128((const __m128i *)((const char *)from + i)));
 		}
 		return;
 	}
@@ -313,9 +315,9 @@ static void quantize(const void *row, int32_t dtype, int64_t hidden, int32_t qua
 }
 
 #define NAME_TEXT_(name) #name
-#define NAME_TEXT(name) NAME_TEXT_(name)
-#define TABLE__(name) moeep_rowmath_##name
-#define TABLE_(name) TABLE__(name)
+#define NAME_TEXT(name)	 NAME_TEXT_(name)
+#define TABLE__(name)	 moeep_rowmath_##name
+#define TABLE_(name)	 TABLE__(name)
 
 extern const struct moeep_rowmath TABLE_(MOEEP_ROWMATH);
 const struct moeep_rowmath TABLE_(MOEEP_ROWMATH) = {

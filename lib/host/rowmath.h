@@ -15,14 +15,15 @@
 /* One row of a sum. */
 struct moeep_term {
 	const void *row;
-	float weight;	/* multiplies the row if `weighted` */
-	int32_t dtype;	/* BF16, FP16 or FP32 */
+	float weight;  /* multiplies the row if `weighted` */
+	int32_t dtype; /* BF16, FP16 or FP32 */
 	bool weighted;
 	bool group_end; /* last term of its group */
 };
 
 struct moeep_sum {
-	const struct moeep_term *terms; /* groups are summed first, in order, then over groups, in order */
+	const struct moeep_term
+		*terms; /* groups are summed first, in order, then over groups, in order */
 	int num_terms;
 	int32_t group_dtype; /* groups are rounded to it; 0: not rounded */
 	const void *bias;    /* of out_dtype, added last; may be NULL */
@@ -36,22 +37,25 @@ struct moeep_rowmath {
 	/* Zeros if there is no term. */
 	void (*sum)(const struct moeep_sum *sum, int64_t hidden);
 	/*
-	 * E4M3 of a row of BF16 or FP16 as moeep_quant_t says: hidden bytes to q, and for each 128 elements a float to
-	 * scales, or a byte if ue8m0.
+	 * E4M3 of a row of BF16 or FP16 as moeep_quant_t says: hidden bytes to q, and for each 128
+	 * elements a float to scales, or a byte if ue8m0.
 	 */
 	void (*quantize)(const void *row, int32_t dtype, int64_t hidden, int32_t quant, uint8_t *q,
 			 void *scales);
-	/* Copy a row that is not read again soon here; `bytes` is a multiple of 16. moeep_rowmath_fence() before publishing. */
+	/* Copy a row that is not read again soon here; `bytes` is a multiple of 16.
+	 * moeep_rowmath_fence() before publishing. */
 	void (*copy_stream)(void *to, const void *from, size_t bytes);
 };
 
 /* The best one for this processor. */
 const struct moeep_rowmath *moeep_rowmath_get(void);
 
-/* One by name ("generic", "avx2", "avx512"), or NULL if not built or not runnable here; for tests. */
+/* One by name ("generic", "avx2", "avx512"), or NULL if not built or not runnable here; for tests.
+ */
 const struct moeep_rowmath *moeep_rowmath_find(const char *name);
 
-/* Orders streaming stores before the release store that publishes them, which by itself does not on x86. */
+/* Orders streaming stores before the release store that publishes them, which by itself does not on
+ * x86. */
 void moeep_rowmath_fence(void);
 
 #endif

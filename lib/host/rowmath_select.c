@@ -32,7 +32,7 @@ const struct moeep_rowmath *moeep_rowmath_find(const char *name)
 
 const struct moeep_rowmath *moeep_rowmath_get(void)
 {
-	static const char *const names[] = { "avx512", "avx2", "generic" };
+	static const char *const names[] = {"avx512", "avx2", "generic"};
 	const struct moeep_rowmath *found = NULL;
 
 	for (size_t i = 0; !found && i < sizeof(names) / sizeof(names[0]); i++) {

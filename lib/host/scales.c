@@ -38,12 +38,13 @@ void moeep_scales_read(const struct moeep_scales *scales, int64_t row, void *den
 	size_t unit = scale_unit(scales);
 
 	if (scales->layout == MOEEP_SCALES_ROW_MAJOR) {
-		memcpy(dense, (char *)scales->base + scale_at(scales, row, 0), unit * (size_t)scales->count);
+		memcpy(dense, (char *)scales->base + scale_at(scales, row, 0),
+		       unit * (size_t)scales->count);
 		return;
 	}
 	for (int s = 0; s < scales->count; s++) {
-		memcpy((char *)dense + (size_t)s * unit, (char *)scales->base + scale_at(scales, row, s),
-		       unit);
+		memcpy((char *)dense + (size_t)s * unit,
+		       (char *)scales->base + scale_at(scales, row, s), unit);
 	}
 }
 
@@ -52,12 +53,13 @@ void moeep_scales_write(const struct moeep_scales *scales, int64_t row, const vo
 	size_t unit = scale_unit(scales);
 
 	if (scales->layout == MOEEP_SCALES_ROW_MAJOR) {
-		memcpy((char *)scales->base + scale_at(scales, row, 0), dense, unit * (size_t)scales->count);
+		memcpy((char *)scales->base + scale_at(scales, row, 0), dense,
+		       unit * (size_t)scales->count);
 		return;
 	}
 	for (int s = 0; s < scales->count; s++) {
-		memcpy((char *)scales->base + scale_at(scales, row, s), (const char *)dense + (size_t)s * unit,
-		       unit);
+		memcpy((char *)scales->base + scale_at(scales, row, s),
+		       (const char *)dense + (size_t)s * unit, unit);
 	}
 	if (scales->dtype == MOEEP_UE8M0) {
 		for (int s = scales->count; s % 4 != 0; s++) {
@@ -69,15 +71,16 @@ void moeep_scales_write(const struct moeep_scales *scales, int64_t row, const vo
 size_t moeep_scales_bytes(int scale_dtype, int scale_layout, int64_t rows, int32_t scale_count,
 			  int64_t stride)
 {
-	struct moeep_scales scales = {
-		.layout = scale_layout, .dtype = scale_dtype, .count = scale_count, .stride = stride
-	};
+	struct moeep_scales scales = {.layout = scale_layout,
+				      .dtype = scale_dtype,
+				      .count = scale_count,
+				      .stride = stride};
 	uint64_t lines = (uint64_t)rows;
 	uint64_t unit = moeep_dtype_size(scale_dtype);
 	uint64_t bytes;
 
-	if ((scale_dtype != MOEEP_FP32 && scale_dtype != MOEEP_UE8M0) || rows < 0 || scale_count < 1 ||
-	    stride < 0 || rows > INT64_MAX - 3 ||
+	if ((scale_dtype != MOEEP_FP32 && scale_dtype != MOEEP_UE8M0) || rows < 0 ||
+	    scale_count < 1 || stride < 0 || rows > INT64_MAX - 3 ||
 	    (scale_layout != MOEEP_SCALES_ROW_MAJOR && scale_layout != MOEEP_SCALES_COLUMN_MAJOR)) {
 		return 0;
 	}

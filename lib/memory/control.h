@@ -33,7 +33,8 @@ struct moeep_control {
 	_Alignas(MOEEP_CACHE_LINE) _Atomic uint32_t seq;
 	_Atomic uint32_t sleepers; /* threads of this rank that sleep, or are about to */
 
-	/* First failure. Any rank may write it, once: NONE -> WRITING by compare-and-swap -> SET. */
+	/* First failure. Any rank may write it, once: NONE -> WRITING by compare-and-swap -> SET.
+	 */
 	_Alignas(MOEEP_CACHE_LINE) _Atomic uint32_t abort_state;
 	struct moeep_cause cause;
 

@@ -18,15 +18,15 @@
 
 #define NODE_MAGIC 0x6d6f6565u
 /* Descriptors in one message; the kernel's limit is 253. */
-#define BATCH 64
+#define BATCH	  64
 #define NAME_SIZE 32
 
 struct moeep_node {
 	int self;
 	int count;
-	int listener;	/* leader */
-	int *sockets;	/* leader: [count], -1 for itself; others: [1], to the leader */
-	int *ranks;	/* [count] */
+	int listener;		  /* leader */
+	int *sockets;		  /* leader: [count], -1 for itself; others: [1], to the leader */
+	int *ranks;		  /* [count] */
 	char (*names)[NAME_SIZE]; /* [count] */
 };
 
@@ -75,7 +75,8 @@ int moeep_node_listen(const struct moeep_node_member *members, int count, int se
 	node->ranks = calloc((size_t)count, sizeof(*node->ranks));
 	node->names = calloc((size_t)count, sizeof(*node->names));
 	if (!node->sockets || !node->ranks || !node->names) {
-		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for the host's exchange of %d ranks", count);
+		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for the host's exchange of %d ranks",
+				count);
 		goto close_node;
 	}
 	for (int i = 0; i < num_sockets; i++) {
@@ -148,8 +149,9 @@ static int node_poll(int fd, short events, uint64_t deadline, int rank)
 			return MOEEP_OK;
 		}
 		if (n == 0) {
-			return moeep_fail(MOEEP_ERR_TIMEOUT,
-					  "rank %d did not answer on the host's Unix socket in time", rank);
+			return moeep_fail(
+				MOEEP_ERR_TIMEOUT,
+				"rank %d did not answer on the host's Unix socket in time", rank);
 		}
 		if (errno != EINTR) {
 			return moeep_fail_errno("poll on the host's Unix socket");
@@ -190,8 +192,10 @@ static int node_send(int fd, const void *data, size_t bytes, const int *fds, int
 	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
 	if (n != (ssize_t)bytes) {
 		return errno == EPIPE || errno == ECONNRESET
-			       ? moeep_fail(MOEEP_ERR_PEER_LOST, "rank %d closed the host's Unix socket", rank)
-			       : moeep_fail_errno("sending to rank %d on the host's Unix socket", rank);
+			       ? moeep_fail(MOEEP_ERR_PEER_LOST,
+					    "rank %d closed the host's Unix socket", rank)
+			       : moeep_fail_errno("sending to rank %d on the host's Unix socket",
+						  rank);
 	}
 	return MOEEP_OK;
 }
@@ -229,17 +233,19 @@ static int node_recv(int fd, void *data, size_t bytes, int *fds, int *num_fds, u
 		memcpy(fds, CMSG_DATA(header), (size_t)*num_fds * sizeof(int));
 	}
 	if (n == 0) {
-		return moeep_fail(MOEEP_ERR_PEER_LOST, "rank %d closed the host's Unix socket", rank);
+		return moeep_fail(MOEEP_ERR_PEER_LOST, "rank %d closed the host's Unix socket",
+				  rank);
 	}
 	if (n != (ssize_t)bytes || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
 		for (int i = 0; i < *num_fds; i++) {
 			close(fds[i]);
 		}
 		*num_fds = 0;
-		return moeep_fail(MOEEP_ERR_SYSTEM,
-				  "message of rank %d is %zd bytes instead of %zu, or its descriptors do "
-				  "not fit the limit of open files (RLIMIT_NOFILE)",
-				  rank, n, bytes);
+		return moeep_fail(
+			MOEEP_ERR_SYSTEM,
+			"message of rank %d is %zd bytes instead of %zu, or its descriptors do "
+			"not fit the limit of open files (RLIMIT_NOFILE)",
+			rank, n, bytes);
 	}
 	return MOEEP_OK;
 }
@@ -269,7 +275,8 @@ static int node_accept(struct moeep_node *node, uint64_t deadline)
 			}
 			return moeep_fail_errno("accept on the host's Unix socket");
 		}
-		if (node_recv(fd, &hello, sizeof(hello), ignored, &num_ignored, deadline, -1) == MOEEP_OK &&
+		if (node_recv(fd, &hello, sizeof(hello), ignored, &num_ignored, deadline, -1) ==
+			    MOEEP_OK &&
 		    hello.magic == NODE_MAGIC && hello.member > 0 && hello.member < node->count &&
 		    node->sockets[hello.member] < 0 &&
 		    memcmp(hello.name, node->names[hello.member], NAME_SIZE) == 0) {
@@ -308,13 +315,15 @@ int moeep_node_join(struct moeep_node *node, uint32_t timeout_ms)
 	if (rc != 0) {
 		return errno == ECONNREFUSED
 			       ? moeep_fail(MOEEP_ERR_UNSUPPORTED,
-					    "ranks %d and %d run on one machine but not in one network "
+					    "ranks %d and %d run on one machine but not in one "
+					    "network "
 					    "namespace, so they cannot pass memory to each other",
 					    node->ranks[0], node->ranks[node->self])
 			       : moeep_fail_errno("connecting to rank %d on the host's Unix socket",
 						  node->ranks[0]);
 	}
-	return node_send(node->sockets[0], &hello, sizeof(hello), NULL, 0, deadline, node->ranks[0]);
+	return node_send(node->sockets[0], &hello, sizeof(hello), NULL, 0, deadline,
+			 node->ranks[0]);
 }
 
 static void close_all(int *fds, int count)
@@ -349,7 +358,8 @@ static int batch_take(const struct batch *batch, int first, int count, const int
 
 	if (batch->first != (uint32_t)first || batch->count > BATCH ||
 	    first + (int)batch->count > count) {
-		return moeep_fail(MOEEP_ERR_SYSTEM, "descriptors out of order on the host's Unix socket");
+		return moeep_fail(MOEEP_ERR_SYSTEM,
+				  "descriptors out of order on the host's Unix socket");
 	}
 	for (uint32_t i = 0; i < batch->count; i++) {
 		if (batch->present[i] && taken < num_present) {
@@ -378,8 +388,8 @@ static int leader_exchange(struct moeep_node *node, int fd, int *fds, uint64_t d
 	for (int i = 1; i < node->count && rc == MOEEP_OK; i++) {
 		for (int first = 0; first < node->count && rc == MOEEP_OK; first += BATCH) {
 			batch_fill(&batch, fds, first, node->count, present, &num);
-			rc = node_send(node->sockets[i], &batch, sizeof(batch), present, num, deadline,
-				       node->ranks[i]);
+			rc = node_send(node->sockets[i], &batch, sizeof(batch), present, num,
+				       deadline, node->ranks[i]);
 		}
 	}
 	return rc;
@@ -393,7 +403,8 @@ static int member_exchange(struct moeep_node *node, int fd, int *fds, uint64_t d
 	int rc;
 
 	batch_fill(&batch, &fd, 0, 1, present, &num);
-	rc = node_send(node->sockets[0], &batch, sizeof(batch), present, num, deadline, node->ranks[0]);
+	rc = node_send(node->sockets[0], &batch, sizeof(batch), present, num, deadline,
+		       node->ranks[0]);
 	for (int first = 0; first < node->count && rc == MOEEP_OK; first += BATCH) {
 		rc = node_recv(node->sockets[0], &batch, sizeof(batch), present, &num, deadline,
 			       node->ranks[0]);

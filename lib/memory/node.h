@@ -27,7 +27,8 @@ int moeep_node_listen(const struct moeep_node_member *members, int count, int se
 /* Second half: connect, each side proving by a nonce that both mean the same group. */
 int moeep_node_join(struct moeep_node *node, uint32_t timeout_ms);
 
-/* Gather one descriptor of every member, or none of one that gives -1: fds[count] are new ones or -1. Collective. */
+/* Gather one descriptor of every member, or none of one that gives -1: fds[count] are new ones or
+ * -1. Collective. */
 int moeep_node_exchange(struct moeep_node *node, int fd, int *fds, uint32_t timeout_ms);
 
 /* NULL is a no-op. */

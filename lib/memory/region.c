@@ -11,16 +11,17 @@
 #include "memory/region.h"
 
 /*
- * Numbered by the order of the collective calls, so the number means the same on all ranks. A freed region goes
- * from the list of the rank that freed it; peers keep their mapping until they free their own part.
+ * Numbered by the order of the collective calls, so the number means the same on all ranks. A freed
+ * region goes from the list of the rank that freed it; peers keep their mapping until they free
+ * their own part.
  */
 struct moeep_region {
 	struct moeep_region *next;
 	uint32_t id;
-	bool registered;		/* the caller's memory */
-	struct moeep_window **windows;	/* [num_ranks]; NULL if registered */
-	char **bases;			/* [num_ranks] */
-	size_t *bytes;			/* [num_ranks] */
+	bool registered;	       /* the caller's memory */
+	struct moeep_window **windows; /* [num_ranks]; NULL if registered */
+	char **bases;		       /* [num_ranks] */
+	size_t *bytes;		       /* [num_ranks] */
 };
 
 static void region_free(struct moeep_comm *comm, struct moeep_region *region)
@@ -62,7 +63,8 @@ static void region_add(struct moeep_comm *comm, struct moeep_region *region)
 	pthread_mutex_unlock(&comm->lock);
 }
 
-static struct moeep_region *region_remove(struct moeep_comm *comm, const void *base, bool registered)
+static struct moeep_region *region_remove(struct moeep_comm *comm, const void *base,
+					  bool registered)
 {
 	struct moeep_region *region;
 
@@ -164,7 +166,8 @@ int moeep_mem_alloc(moeep_comm_t *comm, size_t bytes, uint32_t flags, void **ptr
 	}
 	region = region_new(comm);
 	if (!region) {
-		return moeep_comm_agree(comm, moeep_fail(MOEEP_ERR_NOMEM, "no memory for a region"));
+		return moeep_comm_agree(comm,
+					moeep_fail(MOEEP_ERR_NOMEM, "no memory for a region"));
 	}
 	rc = moeep_window_create("moeep-symmetric", bytes, &mine);
 	rc = moeep_comm_share(comm, rc, mine, region->windows);
@@ -194,8 +197,8 @@ int moeep_mem_free(moeep_comm_t *comm, void *ptr)
 	}
 	region = region_remove(comm, ptr, false);
 	if (!region) {
-		return moeep_fail(MOEEP_ERR_INVALID, "ptr %p is not from moeep_mem_alloc() of this comm",
-				  ptr);
+		return moeep_fail(MOEEP_ERR_INVALID,
+				  "ptr %p is not from moeep_mem_alloc() of this comm", ptr);
 	}
 	region_free(comm, region);
 	return MOEEP_OK;
@@ -218,10 +221,11 @@ int moeep_mem_register(moeep_comm_t *comm, void *ptr, size_t bytes, uint32_t fla
 	}
 	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
 		if (comm->peers[rank].transport == MOEEP_TRANSPORT_SHM) {
-			rc = moeep_fail(MOEEP_ERR_UNSUPPORTED,
-					"ordinary memory at %p cannot be shared with rank %d, which is "
-					"another process; use moeep_mem_alloc()",
-					ptr, rank);
+			rc = moeep_fail(
+				MOEEP_ERR_UNSUPPORTED,
+				"ordinary memory at %p cannot be shared with rank %d, which is "
+				"another process; use moeep_mem_alloc()",
+				ptr, rank);
 		}
 	}
 	region = region_new(comm);
@@ -257,7 +261,8 @@ int moeep_mem_deregister(moeep_comm_t *comm, void *ptr)
 	}
 	region = region_remove(comm, ptr, true);
 	if (!ptr || !region) {
-		return moeep_fail(MOEEP_ERR_INVALID, "ptr %p is not registered with this comm", ptr);
+		return moeep_fail(MOEEP_ERR_INVALID, "ptr %p is not registered with this comm",
+				  ptr);
 	}
 	region_free(comm, region);
 	return MOEEP_OK;

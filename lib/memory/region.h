@@ -16,10 +16,12 @@ struct moeep_place {
 	uint64_t offset;
 };
 
-/* Where [ptr, ptr + bytes) of this rank lies; region 0 if it is not symmetric memory, or bytes is 0. */
+/* Where [ptr, ptr + bytes) of this rank lies; region 0 if it is not symmetric memory, or bytes is
+ * 0. */
 struct moeep_place moeep_region_find(struct moeep_comm *comm, const void *ptr, size_t bytes);
 
-/* This rank's address of a peer's place, or NULL if this rank knows no such place of `bytes` bytes. */
+/* This rank's address of a peer's place, or NULL if this rank knows no such place of `bytes` bytes.
+ */
 void *moeep_region_address(struct moeep_comm *comm, int peer, const struct moeep_place *place,
 			   size_t bytes);
 

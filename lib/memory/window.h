@@ -2,10 +2,10 @@
 /*
  * memory/window.h - shared memory of one rank that others map.
  *
- * A window is an anonymous memory file: nothing of it is in the file system, and the kernel keeps it for as long as somebody
- * maps it, so a rank that is stopped and wakes up after its peers have gone writes
- * into memory that still exists. Within a process a window is one mapping with a reference
- * count, so that thread ranks see the same addresses.
+ * A window is an anonymous memory file: nothing of it is in the file system, and the kernel keeps
+ * it for as long as somebody maps it, so a rank that is stopped and wakes up after its peers have
+ * gone writes into memory that still exists. Within a process a window is one mapping with a
+ * reference count, so that thread ranks see the same addresses.
  */
 #ifndef MOEEP_MEMORY_WINDOW_H
 #define MOEEP_MEMORY_WINDOW_H
@@ -20,7 +20,8 @@ struct moeep_window {
 	atomic_int refs;
 };
 
-/* Make a zeroed window, its memory reserved, so that a full machine is an error here and not a SIGBUS later. */
+/* Make a zeroed window, its memory reserved, so that a full machine is an error here and not a
+ * SIGBUS later. */
 int moeep_window_create(const char *name, size_t bytes, struct moeep_window **window);
 
 /* Map a window of another process from its descriptor, which stays the caller's. */

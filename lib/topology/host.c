@@ -12,15 +12,17 @@
 #include "core/settings.h"
 #include "topology/host.h"
 
-/* The kernel draws it at boot: equal for all containers of a machine, different for all machines. */
+/* The kernel draws it at boot: equal for all containers of a machine, different for all machines.
+ */
 static int read_boot_id(char *text, size_t size)
 {
 	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
 	int rc = MOEEP_OK;
 
 	if (!file) {
-		return moeep_fail_errno("reading /proc/sys/kernel/random/boot_id (set MOEEP_HOST_ID "
-					"to do without)");
+		return moeep_fail_errno(
+			"reading /proc/sys/kernel/random/boot_id (set MOEEP_HOST_ID "
+			"to do without)");
 	}
 	if (!fgets(text, (int)size, file)) {
 		rc = moeep_fail(MOEEP_ERR_SYSTEM, "/proc/sys/kernel/random/boot_id is empty");

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* host/ht_combine.h - one run of HT combine: its plan (ht_combine.c) and its sums (ht_sum.c). */
+#ifndef MOEEP_HOST_HT_COMBINE_H
+#define MOEEP_HOST_HT_COMBINE_H
+
+#include "host/ht.h"
+
+struct moeep_ht_combine {
+	struct moeep_ht_op op;
+	const moeep_combine_args_t *args;
+	bool expert_major;
+	bool weighted;	  /* expert-major rows are multiplied */
+	bool send_values; /* topk_weights go back */
+	int topk;
+	uint64_t row_bytes;   /* of x and out */
+	int32_t staged_dtype; /* of rows in the rings */
+	uint64_t staged_bytes;
+
+	/* The ring between two ranks: chunk_rows records, each [K values][row], row left out if
+	 * read in place. */
+	uint64_t values_bytes;
+	int64_t chunk_rows;
+	uint64_t chunk_bytes;
+	int num_chunks;
+
+	int64_t next_token; /* summed so far */
+	int64_t unstaged;   /* destinations that still lack chunks */
+};
+
+/* Is a rank's x in symmetric memory, where its peers read? */
+bool moeep_ht_x_is_direct(const struct moeep_ht_combine *c, int rank);
+
+/* Does `rank` use the ring to its peers at all? */
+bool moeep_ht_uses_ring(const struct moeep_ht_combine *c, int rank);
+
+/* From what all ranks know alike: how the ring is cut. */
+void moeep_ht_plan_combine_ring(struct moeep_ht_combine *c);
+
+/* Chunks that `rows` rows make. */
+int64_t moeep_ht_chunks_for(const struct moeep_ht_combine *c, int64_t rows);
+
+/* Stage what peers need of this rank's rows, and sum this rank's tokens. */
+int moeep_ht_sum_rows(struct moeep_ht_combine *c);
+
+#endif
