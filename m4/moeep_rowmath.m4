@@ -1,7 +1,8 @@
 # MOEEP_CHECK_ROWMATH
 # Row arithmetic is compiled for several x86 instruction sets and chosen at run time. Defines
 # MOEEP_HAVE_X86_ROWMATH, the conditional of the same name, and ROWMATH_CFLAGS: vectorisation on,
-# whatever level the user's CFLAGS choose.
+# whatever level the user's CFLAGS choose. Nobody looks at exception flags, and a loop that may not raise
+# one early cannot be made of vectors; -fno-trapping-math changes no result.
 AC_DEFUN([MOEEP_CHECK_ROWMATH], [
 AC_CACHE_CHECK([whether $CC compiles for AVX2 and AVX-512], [moeep_cv_x86_rowmath],
 [moeep_save_rowmath_CFLAGS=$CFLAGS
@@ -22,7 +23,7 @@ AS_IF([test "x$moeep_cv_x86_rowmath" = xyes],
 AM_CONDITIONAL([MOEEP_HAVE_X86_ROWMATH], [test "x$moeep_cv_x86_rowmath" = xyes])
 
 ROWMATH_CFLAGS=
-for moeep_flag in -ftree-vectorize -fvect-cost-model=dynamic; do
+for moeep_flag in -ftree-vectorize -fvect-cost-model=dynamic -fno-trapping-math; do
 	AC_MSG_CHECKING([whether $CC takes $moeep_flag])
 	moeep_save_rowmath_CFLAGS=$CFLAGS
 	CFLAGS="$CFLAGS $moeep_flag -Werror"

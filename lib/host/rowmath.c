@@ -36,26 +36,27 @@ static inline float float_of(uint32_t bits)
 }
 
 /* To nearest even; a NaN stays one. */
-static inline uint16_t bf16_of(float value)
+static inline uint32_t bf16_of(float value)
 {
 	uint32_t bits = bits_of(value);
 	uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
 	uint32_t nan = bits >> 16 | 0x40u;
 
-	return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+	return (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
 }
 
-static inline float float_of_fp16(uint16_t half)
+/* All in 32 bits, so that a loop of it needs one width of vectors. */
+static inline float float_of_fp16(uint32_t half)
 {
 	uint32_t shifted = (half & 0x7fffu) << 13;
 	/* 2^112 moves the exponent's bias; exact, for subnormals too. */
 	uint32_t finite = bits_of(float_of(shifted) * 0x1p112f);
 	uint32_t special = shifted | 0x7f800000u;
 
-	return float_of(((half & 0x7c00u) == 0x7c00u ? special : finite) | (half & 0x8000u) << 16);
+	return float_of((shifted >= 0x0f800000u ? special : finite) | (half & 0x8000u) << 16);
 }
 
-static inline uint16_t fp16_of(float value)
+static inline uint32_t fp16_of(float value)
 {
 	uint32_t bits = bits_of(value);
 	uint32_t sign = bits >> 16 & 0x8000u;
@@ -67,11 +68,11 @@ static inline uint16_t fp16_of(float value)
 
 	half = magnitude >= 0x477ff000u ? 0x7c00u : half; /* 65520 and more round to infinity */
 	half = magnitude > 0x7f800000u ? (0x7e00u | (magnitude >> 13 & 0x3ffu)) : half;
-	return (uint16_t)(sign | half);
+	return sign | half;
 }
 
 /* OCP OFP8 E4M3: bias 7, 3 bits of mantissa, largest 448, saturating, to nearest even. */
-static inline uint8_t e4m3_of(float value)
+static inline uint32_t e4m3_of(float value)
 {
 	uint32_t bits = bits_of(value);
 	uint32_t sign = bits >> 24 & 0x80u;
@@ -83,7 +84,7 @@ static inline uint8_t e4m3_of(float value)
 	uint32_t code = bounded < (121u << 23) ? small : normal;
 
 	code = magnitude > 0x7f800000u ? 0x7fu : code;
-	return (uint8_t)(sign | code);
+	return sign | code;
 }
 
 static inline void load_block(float *restrict to, const void *from, int32_t dtype, int64_t first,
@@ -110,7 +111,7 @@ static inline void round_block(float *values, int32_t dtype, int n)
 {
 	if (dtype == MOEEP_BF16) {
 		for (int i = 0; i < n; i++) {
-			values[i] = float_of((uint32_t)bf16_of(values[i]) << 16);
+			values[i] = float_of(bf16_of(values[i]) << 16);
 		}
 	} else if (dtype == MOEEP_FP16) {
 		for (int i = 0; i < n; i++) {
@@ -169,11 +170,11 @@ static inline void store_block(void *to, const float *values, int32_t dtype, int
 
 	if (dtype == MOEEP_BF16) {
 		for (int i = 0; i < n; i++) {
-			halves[i] = bf16_of(values[i]);
+			halves[i] = (uint16_t)bf16_of(values[i]);
 		}
 	} else if (dtype == MOEEP_FP16) {
 		for (int i = 0; i < n; i++) {
-			halves[i] = fp16_of(values[i]);
+			halves[i] = (uint16_t)fp16_of(values[i]);
 		}
 	} else {
 		store_bytes((float *)to + first, values, (size_t)n * sizeof(float), stream);
@@ -263,22 +264,34 @@ static inline uint32_t pow2_exponent(float value)
 	return (bits >> 23) + ((bits & 0x7fffffu) != 0 && bits < 0x7f800000u);
 }
 
-static void quantize_group(const float *values, int n, int32_t quant, uint8_t *q, void *scales,
-			   int64_t group)
+/* Of n magnitudes: they order as integers. NaNs, above infinity, count as zero. */
+static inline int32_t largest_magnitude(const float *values, int n)
 {
-	uint32_t largest = bits_of(1e-4f);
+	_Alignas(64) int32_t magnitudes[GROUP];
+	int32_t largest = 0;
+
+	for (int i = 0; i < n; i++) {
+		int32_t magnitude = (int32_t)(bits_of(values[i]) & 0x7fffffffu);
+
+		magnitudes[i] = magnitude > 0x7f800000 ? 0 : magnitude;
+	}
+	for (int i = 0; i < n; i++) {
+		largest = magnitudes[i] > largest ? magnitudes[i] : largest;
+	}
+	return largest;
+}
+
+static inline void quantize_group(const float *values, int n, int32_t quant, uint8_t *restrict q,
+				  void *scales, int64_t group)
+{
+	int32_t magnitude = largest_magnitude(values, n);
+	float largest = float_of((uint32_t)magnitude);
 	float scale;
 	float multiplier;
 
-	/* Magnitudes of floats order as integers; NaNs, above infinity, are left out. */
-	for (int i = 0; i < n; i++) {
-		uint32_t magnitude = bits_of(values[i]) & 0x7fffffffu;
-
-		magnitude = magnitude > 0x7f800000u ? 0 : magnitude;
-		largest = magnitude > largest ? magnitude : largest;
-	}
-	scale = float_of(largest) * (1.0f / 448.0f);
-	multiplier = 448.0f / float_of(largest);
+	largest = largest > 1e-4f ? largest : 1e-4f;
+	scale = largest * (1.0f / 448.0f);
+	multiplier = 448.0f / largest;
 	if (quant != MOEEP_QUANT_FP8) {
 		uint32_t exponent = pow2_exponent(scale);
 
@@ -292,7 +305,7 @@ static void quantize_group(const float *values, int n, int32_t quant, uint8_t *q
 		((float *)scales)[group] = scale;
 	}
 	for (int i = 0; i < n; i++) {
-		q[i] = e4m3_of(values[i] * multiplier);
+		q[i] = (uint8_t)e4m3_of(values[i] * multiplier);
 	}
 }
 
