@@ -11,8 +11,8 @@
  *
  * is a valid start (C++: `moeep_dispatch_args_t args = {}; args.size = sizeof(args);`). A structure
  * larger than the library knows is accepted if the unknown tail is zero; a smaller one, from a
- * program built against an older release, gets defaults for the fields it lacks. Reserved fields and
- * unknown flag bits must be zero. Of a structure that the library fills in, it writes what fits,
+ * program built against an older release, gets defaults for the fields it lacks. Reserved fields
+ * and unknown flag bits must be zero. Of a structure that the library fills in, it writes what fits,
  * zeroes a tail that it does not know, and leaves size alone.
  *
  * Results. Functions return MOEEP_OK or one of the negative codes below. Outputs are set only on
@@ -91,11 +91,11 @@ MOEEP_API const char *moeep_dtype_name(int dtype);
  * Where the scales of a row lie. S scales belong to a row.
  *
  * MOEEP_SCALES_ROW_MAJOR: [rows, stride], scale s of row r at r * stride + s; stride >= S, default
- * S. MOEEP_SCALES_COLUMN_MAJOR: scale s of row r at s * stride + r; stride >= rows, default the rows
- * rounded up to a multiple of 4, so that each column starts at 16 bytes: grouped GEMM kernels on
- * Hopper read this form by bulk copy. UE8M0 scales are then packed four to a 32-bit word, the first
- * in the low byte: word w of row r at w * stride + r, w = s / 4, stride in words, unused bytes of
- * the last word zero.
+ * S. MOEEP_SCALES_COLUMN_MAJOR: scale s of row r at s * stride + r; stride >= rows, default the
+ * rows rounded up to a multiple of 4, so that each column starts at 16 bytes: grouped GEMM kernels
+ * on Hopper read this form by bulk copy. UE8M0 scales are then packed four to a 32-bit word, the
+ * first in the low byte: word w of row r at w * stride + r, w = s / 4, stride in words, unused
+ * bytes of the last word zero.
  */
 typedef enum moeep_scale_layout {
 	MOEEP_SCALES_ROW_MAJOR = 0,

@@ -27,9 +27,9 @@ typedef struct moeep_event moeep_event_t;
  *
  * Argument structures are copied before a call returns. The memory that they point to is read and
  * written while the operation has its turn on the stream, after wait_event: uses before that point
- * and after completion are ordered as with any other work of the stream. With the CUDA backend every
- * pointer in an *_args_t is accessed by the device: device, managed or pinned host memory. Rows (x,
- * recv_x, out, bias) are aligned to 16 bytes, other arrays to their element.
+ * and after completion are ordered as with any other work of the stream. With the CUDA backend
+ * every pointer in an *_args_t is accessed by the device: device, managed or pinned host memory.
+ * Rows (x, recv_x, out, bias) are aligned to 16 bytes, other arrays to their element.
  *
  * With the host backend's NULL stream the return value is the operation's result. Otherwise it
  * covers the check of arguments and the launch, and the result is found in launch.status, in the

@@ -48,8 +48,9 @@ MOEEP_API int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *ar
  *
  * Rows are copied bit for bit. Outputs that are NULL are left out. num_tokens, capacity,
  * topk_dtype, the layouts of scales and the choice of outputs may differ between ranks; dtype,
- * topk, row_layout, scale_count, scale_dtype, the other flags and whether x, weights and scales are
- * given may not (MOEEP_ERR_MISMATCH on all ranks). expert_alignment may differ.
+ * topk, row_layout, scale_count, scale_dtype, the other flags and, on ranks that have tokens,
+ * whether x, weights and scales are given may not (MOEEP_ERR_MISMATCH on all ranks).
+ * expert_alignment may differ.
  *
  * recv_x in symmetric memory is written by the peers in place; in ordinary memory this rank copies.
  *
@@ -63,7 +64,9 @@ MOEEP_API int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *ar
  * MOEEP_ERR_CAPACITY: num_recv says what was needed, rows that fit are written (flat layout; of an
  * expert-major output that does not fit nothing is). The handle serves cached dispatches; combine
  * on it gives MOEEP_ERR_CAPACITY on every rank and writes nothing, until a cached dispatch with it
- * has fitted everywhere.
+ * has fitted everywhere; after COUNTS_ONLY alone combine gives MOEEP_ERR_STATE. More tokens than
+ * some rank's handle holds (its max_recv) also give MOEEP_ERR_CAPACITY and the counts on every
+ * rank, but no rows, and the handle keeps no routing.
  */
 typedef struct moeep_dispatch_args {
 	size_t size;
@@ -126,10 +129,10 @@ MOEEP_API int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
  * where the rank is the token's own.
  *
  * x in symmetric memory is read by the peers in place; the call completes when they have read it.
- * dtype, flags and whether topk_weights are given must be the same on all ranks.
- * MOEEP_COMBINE_WEIGHTED needs weights at the dispatch. A handle of an LL dispatch is
- * MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is computed; that of combine is
- * a cached dispatch.
+ * dtype, flags and, on ranks that have rows, whether topk_weights are given must be the same on all
+ *ranks. MOEEP_COMBINE_WEIGHTED needs expert-major rows, and weights at the dispatch. A handle of an
+ *LL dispatch is MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is computed;
+ *that of combine is a cached dispatch.
  */
 typedef struct moeep_combine_args {
 	size_t size;

@@ -52,7 +52,8 @@ static int scratch_alloc(struct moeep_buffer *buffer)
 	s->expert_rank = calloc(experts, sizeof(*s->expert_rank));
 	s->count_rank = calloc(ranks, sizeof(*s->count_rank));
 	s->count_expert = calloc(experts, sizeof(*s->count_expert));
-	s->one_scales = calloc((size_t)g->config.max_scales, sizeof(float));
+	/* Records hold their scales in multiples of 16 bytes. */
+	s->one_scales = calloc(1, moeep_align((uint64_t)g->config.max_scales * sizeof(float), 16));
 	s->traffic = calloc(ranks, sizeof(*s->traffic));
 	if (!s->peer_rows || !s->staged || !s->consumed || !s->woken || !s->recv_cursor ||
 	    !s->send_cursor || !s->recv_expert || !s->send_expert || !s->expert_rank ||

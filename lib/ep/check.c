@@ -87,6 +87,15 @@ int moeep_check_pointer(const char *name, const void *pointer, const char *what,
 	return MOEEP_OK;
 }
 
+int moeep_check_aligned(const char *name, const void *rows)
+{
+	if ((uintptr_t)rows % 16 != 0) {
+		return moeep_fail(MOEEP_ERR_INVALID, "%s is %p, which is not aligned to 16 bytes",
+				  name, rows);
+	}
+	return MOEEP_OK;
+}
+
 int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count,
 		       int64_t rows)
 {

@@ -23,6 +23,9 @@ int moeep_check_flags(const char *name, uint32_t flags, uint32_t known);
 /* Pointers that are needed: `what` is the count that needs it. */
 int moeep_check_pointer(const char *name, const void *pointer, const char *what, int64_t count);
 
+/* Rows are aligned to 16 bytes; NULL is. */
+int moeep_check_aligned(const char *name, const void *rows);
+
 int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count,
 		       int64_t rows);
 

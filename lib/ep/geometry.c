@@ -200,7 +200,7 @@ uint64_t moeep_geometry_private_bytes(const struct moeep_geometry *g)
 	return ranks * (sizeof(void *) + 5 * sizeof(int64_t) + sizeof(int32_t)) +
 	       ranks * (uint64_t)g->local_experts * sizeof(int64_t) +
 	       experts * (sizeof(int64_t) + 2 * sizeof(int32_t)) + ranks * sizeof(moeep_traffic_t) +
-	       (uint64_t)g->config.max_scales * sizeof(float);
+	       moeep_align((uint64_t)g->config.max_scales * sizeof(float), 16);
 }
 
 static void lay_out(struct moeep_geometry *g)

@@ -89,6 +89,12 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	if (rc == MOEEP_OK && !cached && !(args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
 		rc = moeep_check_pointer("x", args->x, "num_tokens", args->num_tokens);
 	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_aligned("x", args->x);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_aligned("recv_x", args->recv_x);
+	}
 	return rc == MOEEP_OK ? check_dispatch_scales(buffer, args) : rc;
 }
 
@@ -133,6 +139,15 @@ int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 	}
 	if (rc == MOEEP_OK) {
 		rc = moeep_check_row(buffer, args.dtype);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_aligned("x", args.x);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_aligned("out", args.out);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_aligned("bias", args.bias);
 	}
 	if (rc == MOEEP_OK) {
 		rc = moeep_launch_check(user_launch, &launch);

@@ -48,7 +48,7 @@ static int check_send(const struct moeep_buffer *buffer, const struct moeep_hand
 		rc = moeep_check_pointer("topk_idx", args->topk_idx, "num_tokens",
 					 args->num_tokens);
 	}
-	return rc;
+	return rc == MOEEP_OK ? moeep_check_aligned("x", args->x) : rc;
 }
 
 static int check_recv(const struct moeep_buffer *buffer, moeep_ll_dispatch_args_t *args)
@@ -72,7 +72,7 @@ static int check_recv(const struct moeep_buffer *buffer, moeep_ll_dispatch_args_
 			"recv_scale", args->recv_scale_layout, args->recv_scale_stride,
 			moeep_scale_groups(buffer->geo.config.hidden), args->capacity);
 	}
-	return rc;
+	return rc == MOEEP_OK ? moeep_check_aligned("recv_x", args->recv_x) : rc;
 }
 
 int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
@@ -123,6 +123,9 @@ int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 	if (rc == MOEEP_OK) {
 		rc = moeep_check_flags("flags", args.flags, MOEEP_LL_COMBINE_UNWEIGHTED);
 	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_check_range("reserved0", args.reserved0, 0, 0);
+	}
 	if (rc == MOEEP_OK && args.phase != MOEEP_PHASE_RECV) {
 		rc = moeep_check_dtype("dtype", &args.dtype, MOEEP_BF16, MOEEP_DTYPES_SUM);
 		if (rc == MOEEP_OK) {
@@ -130,6 +133,15 @@ int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		}
 		if (rc == MOEEP_OK) {
 			rc = moeep_check_range("capacity", args.capacity, 0, INT32_MAX);
+		}
+		if (rc == MOEEP_OK) {
+			rc = moeep_check_aligned("x", args.x);
+		}
+	}
+	if (rc == MOEEP_OK && args.phase != MOEEP_PHASE_SEND) {
+		rc = moeep_check_aligned("out", args.out);
+		if (rc == MOEEP_OK) {
+			rc = moeep_check_aligned("bias", args.bias);
 		}
 	}
 	if (rc == MOEEP_OK) {

@@ -321,19 +321,19 @@ int moeep_host_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 				    buffer->scratch.count_expert);
 	}
 	if (rc == MOEEP_OK && !cached) {
+		moeep_route_place(&d.op);
+		handle->route = d.op.epoch;
+		handle->weighted = (d.op.given & MOEEP_GIVEN_WEIGHTS) != 0;
+		handle->overflow = false;
+		write_counts(&d);
 		rc = check_handles(&d);
-		if (rc == MOEEP_OK) {
-			moeep_route_place(&d.op);
-			handle->route = d.op.epoch;
-			handle->kind = MOEEP_ROUTE_HT;
-			handle->weighted = (d.op.given & MOEEP_GIVEN_WEIGHTS) != 0;
-			handle->overflow = false;
-		}
+		handle->kind = rc == MOEEP_OK ? MOEEP_ROUTE_HT : MOEEP_ROUTE_NONE;
+	} else if (rc == MOEEP_OK) {
+		write_counts(&d);
 	}
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	write_counts(&d);
 	if (d.args->flags & MOEEP_DISPATCH_COUNTS_ONLY) {
 		handle->counts_only = true;
 		return MOEEP_OK;

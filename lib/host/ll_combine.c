@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "ep/check.h"
 #include "host/ht.h"
 #include "host/ht_route.h"
 #include "host/ll.h"
@@ -339,10 +340,6 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	c.partial = partial_dtype(buffer, c.dtype);
 	c.row_bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(c.dtype);
 	c.partial_bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(c.partial);
-	if (handle->num_tokens > 0 && !args->out) {
-		return moeep_fail(MOEEP_ERR_INVALID, "out is NULL with %lld tokens",
-				  (long long)handle->num_tokens);
-	}
 	moeep_wait_begin(&op.wait, buffer->comm, MOEEP_OP_LL_COMBINE_RECV, c.epoch);
 	reached.expected = moeep_flag_word(c.epoch, 0);
 	rc = moeep_wait_until(&op.wait, moeep_ll_reached, &reached);
@@ -392,6 +389,10 @@ int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	const moeep_ll_combine_args_t *args = args_void;
 	int rc = moeep_comm_check(buffer->comm);
 
+	/* Of both phases before either: a SEND cannot be taken back. */
+	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_SEND) {
+		rc = moeep_check_pointer("out", args->out, "num_tokens", handle->num_tokens);
+	}
 	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_RECV) {
 		rc = send_phase(buffer, handle, args);
 	}

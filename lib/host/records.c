@@ -99,6 +99,7 @@ void moeep_record_place(struct moeep_sink *sink, const struct moeep_record *reco
 	struct moeep_handle *handle = sink->handle;
 	int64_t index = sink->flat_cursor[record->src_rank]++;
 	int64_t *rows;
+	bool room;
 
 	if (!sink->expert_major) {
 		if (index < sink->capacity) {
@@ -106,30 +107,31 @@ void moeep_record_place(struct moeep_sink *sink, const struct moeep_record *reco
 		}
 		return;
 	}
-	if (index >= handle->config.max_recv) {
-		sink->lost = true;
-		return;
-	}
-	rows = &handle->record_rows[index * sink->topk];
+	/* Without room for the record its choices are still counted. */
+	room = index < handle->config.max_recv;
+	sink->lost |= !room;
+	rows = &handle->record_rows[room ? index * sink->topk : 0];
 	for (int k = 0; k < sink->topk; k++) {
 		int32_t local = record->topk_idx[k] - sink->first_expert;
 		int64_t *cursor;
 		int64_t row;
 
-		rows[k] = -1;
+		if (room) {
+			rows[k] = -1;
+		}
 		if ((uint32_t)local >= (uint32_t)sink->local_experts) {
 			continue;
 		}
 		cursor = &sink->expert_cursor[(int64_t)record->src_rank * sink->local_experts +
 					      local];
 		row = (*cursor)++;
-		if (sink->per_expert_capacity ? row < (local + 1) * sink->capacity
-					      : row < sink->capacity) {
+		if (room && row < (sink->per_expert_capacity ? (local + 1) * sink->capacity
+							     : sink->capacity)) {
 			rows[k] = row;
 			place_choice(sink, record, k, local, row);
 		}
 	}
-	if (record->topk_weights) {
+	if (room && record->topk_weights) {
 		memcpy(&handle->record_weights[index * sink->topk], record->topk_weights,
 		       sizeof(float) * (size_t)sink->topk);
 	}

@@ -259,8 +259,11 @@ int moeep_mem_deregister(moeep_comm_t *comm, void *ptr)
 	if (!comm) {
 		return moeep_fail(MOEEP_ERR_INVALID, "comm is NULL");
 	}
+	if (!ptr) {
+		return MOEEP_OK;
+	}
 	region = region_remove(comm, ptr, true);
-	if (!ptr || !region) {
+	if (!region) {
 		return moeep_fail(MOEEP_ERR_INVALID, "ptr %p is not registered with this comm",
 				  ptr);
 	}

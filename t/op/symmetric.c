@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/* Rows in symmetric memory: written and read in place, by ranks that have it and ranks that do not. */
+#include "config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "t/op/ht.h"
+
+static const char *const kinds[] = { "ordinary", "symmetric", "registered", "slot" };
+
+/* kind: of every rank, or -1 for all kinds mixed. */
+static void check(int num_ranks, bool processes, int row_layout, int kind, int64_t hidden)
+{
+	struct ht_case c = {
+		.spec = {
+			.num_ranks = num_ranks,
+			.num_experts = 3 * num_ranks + 1,
+			.topk = 4,
+			.hidden = hidden,
+			.weights = true,
+			.routing = ROUTE_MASKED,
+			.payload = PAYLOAD_NUMBERS,
+			.seed = op_seed() + (uint64_t)num_ranks,
+		},
+		.row_layout = row_layout,
+		.weighted = row_layout == MOEEP_ROWS_EXPERT_MAJOR,
+		.send_weights = true,
+		.bias = true,
+	};
+
+	op_tokens_vary(&c.spec, hidden > 1000 ? 8 : 40);
+	for (int r = 0; r < num_ranks; r++) {
+		struct ht_rank *rank = &c.rank[r];
+
+		rank->memory = kind >= 0 ? (enum op_memory)kind :
+					   (enum op_memory)(r % (processes ? 2 : 3));
+		rank->alignment = 1 + r % 3;
+		rank->capacity = r % 2 ? 0 : 40 * 4 * num_ranks + 7;
+		rank->flags = r % 3 ? MOEEP_DISPATCH_ZERO_PADDING : 0;
+	}
+	ht_check(&c, processes, kind >= 0 ? kinds[kind] : "mixed memory");
+}
+
+/* One piece of memory for everything, at odd places of it, over and over. */
+static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
+{
+	const struct ht_case *c = arg;
+	size_t row_bytes = (size_t)c->spec.hidden * 2;
+	size_t bytes = (size_t)c->side[rank].rows.count * row_bytes, room = 4 * bytes + 8192;
+	unsigned char *memory;
+	moeep_buffer_t *buffer;
+	moeep_handle_t *handle;
+
+	RANK_DO(ht_open(c, comm, &buffer, &handle));
+	RANK_TRY(moeep_mem_alloc(comm, room, 0, (void **)&memory));
+	rank_check((uintptr_t)memory % 4096 == 0, "memory is not aligned: %p", (void *)memory);
+	for (size_t i = 0; i < room; i++) {
+		if (!rank_check(memory[i] == 0, "byte %zu of new memory is 0x%02x", i, memory[i])) {
+			break;
+		}
+	}
+	for (int round = 0; round < 8; round++) {
+		/* Never twice the same place, and ranks do not agree on them. */
+		size_t at = (size_t)((round * 5 + rank * 3) % 16) * 16 + (size_t)(round % 3) * bytes;
+		struct ht_dispatch d;
+		struct ht_combine m;
+
+		RANK_DO(ht_dispatch_begin(&d, c, rank, comm, round % 2 ? MOEEP_DISPATCH_CACHED : 0));
+		memset(memory, round, room);
+		d.args.recv_x = memory + at;
+		rank_ok(moeep_dispatch(buffer, handle, &d.args, NULL));
+		memcpy(d.output[HT_X].got.data, memory + at, bytes);
+		for (size_t i = 0; i < room; i++) {
+			bool inside = i >= at && i < at + bytes;
+
+			if (!inside && !rank_check(memory[i] == round,
+						   "byte %zu was written, rows are at %zu", i, at)) {
+				break;
+			}
+		}
+		ht_dispatch_end(&d, MOEEP_OK);
+		RANK_DO(ht_combine_begin(&m, c, rank, comm));
+		memcpy(memory + at, c->side[rank].x, bytes);
+		m.args.x = memory + at;
+		ht_combine_end(&m, moeep_combine(buffer, handle, &m.args, NULL));
+	}
+	RANK_DO(ht_close(buffer, handle));
+	RANK_TRY(moeep_mem_free(comm, memory));
+	return 0;
+}
+
+/* What is symmetric memory and what is not; freed and made again, in any order. */
+static int blocks_body(int rank, moeep_comm_t *comm, void *arg)
+{
+	void *block[4] = { NULL }, *own = util_alloc(8192);
+	moeep_comm_info_t info = { .size = sizeof(info) };
+
+	(void)arg;
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 4; i++) {
+			size_t bytes = (size_t)((rank + i) % 4) * 5000;
+
+			block[i] = own;
+			RANK_TRY(moeep_mem_alloc(comm, bytes, 0, &block[i]));
+			rank_check(!block[i] == (bytes == 0), "%zu bytes gave %p", bytes, block[i]);
+			if (bytes > 0) {
+				memset(block[i], rank, bytes);
+				rank_is(moeep_mem_is_symmetric(comm, block[i], bytes), 1);
+				rank_is(moeep_mem_is_symmetric(comm, (char *)block[i] + 100,
+							       bytes - 100),
+					1);
+			}
+		}
+		rank_is(moeep_mem_is_symmetric(comm, own, 8192), 0);
+		for (int i = 0; i < 4; i++) {
+			RANK_TRY(moeep_mem_free(comm, block[(i * 3 + rank + round) % 4]));
+		}
+		RANK_TRY(moeep_comm_query(comm, &info));
+		rank_check(info.symmetric_bytes == 0, "%llu bytes are left",
+			   (unsigned long long)info.symmetric_bytes);
+	}
+	rank_is(moeep_mem_free(comm, NULL), MOEEP_OK);
+	rank_is(moeep_mem_free(comm, own), MOEEP_ERR_INVALID);
+	free(own);
+	return 0;
+}
+
+static int registered_body(int rank, moeep_comm_t *comm, void *arg)
+{
+	bool threads = *(const bool *)arg;
+	size_t bytes = 10000 + (size_t)rank * 16;
+	char *own = util_alloc(bytes);
+
+	if (!threads) {
+		rank_is(moeep_mem_register(comm, own, bytes, 0), MOEEP_ERR_UNSUPPORTED);
+		rank_check(moeep_error_detail()[0] != '\0', "no cause is told");
+		rank_is(moeep_mem_is_symmetric(comm, own, bytes), 0);
+		free(own);
+		return 0;
+	}
+	RANK_TRY(moeep_mem_register(comm, own, bytes, 0));
+	rank_is(moeep_mem_is_symmetric(comm, own, bytes), 1);
+	rank_is(moeep_mem_is_symmetric(comm, own, bytes + 1), 0);
+	RANK_TRY(moeep_comm_barrier(comm));
+	RANK_TRY(moeep_mem_deregister(comm, own));
+	rank_is(moeep_mem_is_symmetric(comm, own, bytes), 0);
+	rank_is(moeep_mem_deregister(comm, own), MOEEP_ERR_INVALID);
+	free(own);
+	return 0;
+}
+
+static void reuse(int num_ranks, bool processes)
+{
+	struct ht_case c = {
+		.spec = {
+			.num_ranks = num_ranks,
+			.num_experts = 2 * num_ranks,
+			.topk = 2,
+			.hidden = 48,
+			.seed = op_seed(),
+		},
+	};
+
+	op_tokens_vary(&c.spec, 25);
+	ht_case_make(&c);
+	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes },
+		  reuse_body, &c, "one symmetric memory, many places");
+	ht_case_free(&c);
+}
+
+int main(void)
+{
+	bool threads = true, processes = false;
+
+	for (int i = 0; i < op_num_sizes; i++) {
+		int num_ranks = op_sizes[i];
+
+		if (!op_use_size(num_ranks)) {
+			continue;
+		}
+		check(num_ranks, false, MOEEP_ROWS_FLAT, OP_SYMMETRIC, 72);
+		check(num_ranks, true, MOEEP_ROWS_FLAT, OP_SYMMETRIC, 72);
+		check(num_ranks, false, MOEEP_ROWS_EXPERT_MAJOR, -1, 32);
+		check(num_ranks, true, MOEEP_ROWS_EXPERT_MAJOR, -1, 32);
+		check(num_ranks, i % 2, MOEEP_ROWS_FLAT, -1, 40);
+		check(num_ranks, !(i % 2), MOEEP_ROWS_EXPERT_MAJOR, OP_SYMMETRIC, 40);
+		check(num_ranks, false, i % 2 ? MOEEP_ROWS_FLAT : MOEEP_ROWS_EXPERT_MAJOR,
+		      OP_REGISTERED, 24);
+		reuse(num_ranks, i % 2);
+		ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = i % 2 },
+			  blocks_body, NULL, "symmetric memory comes and goes");
+		ranks_run(&(struct ranks_config){ .num_ranks = num_ranks }, registered_body,
+			  &threads, "memory of thread ranks is registered");
+	}
+	check(2, true, MOEEP_ROWS_FLAT, OP_SYMMETRIC, 7168);
+	check(3, false, MOEEP_ROWS_FLAT, OP_REGISTERED, 7168);
+	ranks_run(&(struct ranks_config){ .num_ranks = 3, .processes = true }, registered_body,
+		  &processes, "memory of processes cannot be registered");
+	return tap_done();
+}

@@ -1,0 +1,619 @@
+/* SPDX-License-Identifier: MIT */
+/* tools/perf_check.c - rows that can be told apart, and what every operation must make of them. */
+#include <config.h>
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "perf_check.h"
+
+#define GROUP 128 /* elements that share a scale */
+
+static uint32_t float_bits(float value)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &value, sizeof(bits));
+	return bits;
+}
+
+static float bits_float(uint32_t bits)
+{
+	float value;
+
+	memcpy(&value, &bits, sizeof(value));
+	return value;
+}
+
+float check_half_to_float(uint16_t half)
+{
+	uint32_t sign = (uint32_t)(half & 0x8000) << 16;
+	uint32_t rest = half & 0x7fff;
+	/* The product is exact and makes normal numbers of halves that are not. */
+	float scaled = bits_float(rest << 13) * 0x1p112f;
+
+	return rest >= 0x7c00 ? bits_float(sign | 0x7f800000 | (rest & 0x3ff) << 13)
+			      : bits_float(sign | float_bits(scaled));
+}
+
+uint16_t check_float_to_half(float value)
+{
+	uint32_t bits = float_bits(value);
+	uint32_t sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+
+	if (rest > 0x7f800000) {
+		return (uint16_t)(sign | 0x7e00);
+	}
+	if (rest >= 0x477ff000) {
+		return (uint16_t)(sign | 0x7c00);
+	}
+	if (rest < 0x38800000) {
+		/* Below the smallest normal half: the sum's last bit is worth the last bit of one.
+		 */
+		return (uint16_t)(sign | (float_bits(bits_float(rest) + 0.5f) & 0x7ff));
+	}
+	rest += 0xfff + (rest >> 13 & 1);
+	return (uint16_t)(sign | (rest - 0x38000000) >> 13);
+}
+
+uint16_t check_float_to_bf16(float value)
+{
+	uint32_t bits = float_bits(value);
+
+	if ((bits & 0x7fffffff) > 0x7f800000) {
+		return (uint16_t)(bits >> 16 | 0x40);
+	}
+	return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+uint8_t check_float_to_e4m3(float value)
+{
+	uint32_t bits = float_bits(value);
+	uint32_t sign = bits >> 24 & 0x80, rest = bits & 0x7fffffff;
+
+	if (rest > 0x7f800000) {
+		return (uint8_t)(sign | 0x7f);
+	}
+	if (rest < 0x3c800000) {
+		/* Below 2^-6 the step is 2^-9; the sum is in [2^14, 2^14 + 2^-6]. */
+		return (uint8_t)(sign | (float_bits(bits_float(rest) + 0x1p14f) & 0xf));
+	}
+	if (rest >= 0x43e80000) {
+		return (uint8_t)(sign | 0x7e);
+	}
+	rest += 0x7ffff + (rest >> 20 & 1);
+	rest = (rest - 0x3c000000) >> 20;
+	return (uint8_t)(sign | (rest > 0x7e ? 0x7e : rest));
+}
+
+static void row_to_float(const void *row, int dtype, int64_t hidden, float *out)
+{
+	const uint16_t *half = row;
+
+	if (dtype == MOEEP_FP32) {
+		memcpy(out, row, (size_t)hidden * sizeof(*out));
+		return;
+	}
+	for (int64_t h = 0; h < hidden; h++) {
+		out[h] = dtype == MOEEP_BF16 ? bits_float((uint32_t)half[h] << 16)
+					     : check_half_to_float(half[h]);
+	}
+}
+
+static void row_from_float(const float *in, int dtype, int64_t hidden, void *row)
+{
+	uint16_t *half = row;
+
+	if (dtype == MOEEP_FP32) {
+		memcpy(row, in, (size_t)hidden * sizeof(*in));
+		return;
+	}
+	for (int64_t h = 0; h < hidden; h++) {
+		half[h] = dtype == MOEEP_BF16 ? check_float_to_bf16(in[h])
+					      : check_float_to_half(in[h]);
+	}
+}
+
+/* Kinds of rows; no two rows of a run have the same seed. */
+enum payload { PAYLOAD_DISPATCH, PAYLOAD_SCALES, PAYLOAD_RANK, PAYLOAD_CHOICE, PAYLOAD_UNUSED };
+
+static uint64_t row_seed(const struct perf_options *o, enum payload kind, int which, int source,
+			 int64_t token)
+{
+	uint64_t place = (uint64_t)kind << 56 | (uint64_t)which << 32 | (uint64_t)source;
+
+	return routing_mix(routing_mix(o->seed, place), (uint64_t)token);
+}
+
+/*
+ * Finite values of both signs, 2^-6 to 2^2 in size. `spread` divides each group of 128 by a power
+ * of two of its own, so that scales differ; down to where the floor of the FP8 formula holds.
+ */
+static void row_fill(void *row, int dtype, int64_t hidden, uint64_t seed, bool spread)
+{
+	unsigned char *bytes = row;
+	int64_t size = (int64_t)moeep_dtype_size(dtype), lanes = 8 / size;
+
+	for (int64_t start = 0; start < hidden; start += GROUP) {
+		int64_t end = start + GROUP < hidden ? start + GROUP : hidden;
+		uint64_t shift = spread ? routing_mix(~seed, (uint64_t)start) >> 60 : 0;
+		uint64_t and_mask = UINT64_MAX, low = 0, add;
+
+		if (dtype == MOEEP_BF16) {
+			and_mask = UINT64_C(0x83ff83ff83ff83ff);
+			low = UINT64_C(0x0001000100010001) * ((121 - shift) << 7);
+		} else if (dtype == MOEEP_FP16) {
+			and_mask = UINT64_C(0x9fff9fff9fff9fff);
+			low = UINT64_C(0x0001000100010001) * ((9 - shift / 2) << 10);
+		} else if (dtype == MOEEP_FP32) {
+			and_mask = UINT64_C(0x83ffffff83ffffff);
+			low = UINT64_C(0x0000000100000001) * ((121 - shift) << 23);
+		}
+		/* The three low bits of the exponent are random too: added, not masked in. */
+		for (int64_t h = start; h < end; h += lanes) {
+			int64_t left = end - h < lanes ? end - h : lanes;
+
+			add = (routing_mix(seed, (uint64_t)h) & and_mask) + low;
+			memcpy(bytes + h * size, &add, (size_t)(left * size));
+		}
+	}
+}
+
+/* Values that arithmetic would change and a copy must not: element 0 of a row. */
+static void row_special(void *row, int dtype, int64_t token)
+{
+	static const uint32_t patterns[8] = {0x80000000, 0x7f800000, 0xff800000, 0x7fc10000,
+					     0x7f810000, 0x00010000, 0x7f7f0000, 0xffc00000};
+	uint32_t bits = patterns[token & 7];
+	uint16_t half;
+
+	if (dtype == MOEEP_FP32) {
+		memcpy(row, &bits, sizeof(bits));
+	} else if (dtype == MOEEP_BF16 || dtype == MOEEP_FP16) {
+		half = (uint16_t)(bits >> 16);
+		memcpy(row, &half, sizeof(half));
+	}
+}
+
+static void dispatch_row(const struct check *c, bool ht, int source, int64_t token, void *row)
+{
+	const struct perf_options *o = c->options;
+
+	row_fill(row, o->dtype, o->hidden, row_seed(o, PAYLOAD_DISPATCH, c->copy, source, token),
+		 true);
+	if (ht || o->quant == MOEEP_QUANT_NONE) {
+		row_special(row, o->dtype, token);
+	}
+}
+
+static void scale_row(const struct check *c, int source, int64_t token, float *scales)
+{
+	const struct perf_options *o = c->options;
+
+	row_fill(scales, MOEEP_FP32, perf_scale_count(o),
+		 row_seed(o, PAYLOAD_SCALES, c->copy, source, token), false);
+}
+
+/* `which`: the rank that holds the row if flat, else the position in the top-k. */
+static void combine_row(const struct check *c, bool flat, int which, int source, int64_t token,
+			void *row)
+{
+	const struct perf_options *o = c->options;
+
+	row_fill(row, o->combine_dtype, o->hidden,
+		 row_seed(o, flat ? PAYLOAD_RANK : PAYLOAD_CHOICE, which, source, token), false);
+}
+
+static bool is_flat(const struct check *c, bool ht)
+{
+	return ht && c->options->row_layout == MOEEP_ROWS_FLAT;
+}
+
+void check_fill_dispatch(const struct check *check, bool ht, void *x, float *scales)
+{
+	const struct perf_options *o = check->options;
+	int64_t row_bytes = perf_row_bytes(o, o->dtype);
+
+	for (int64_t t = 0; t < check->routing->shape.tokens; t++) {
+		dispatch_row(check, ht, check->rank, t, (unsigned char *)x + t * row_bytes);
+		if (scales) {
+			scale_row(check, check->rank, t, scales + t * perf_scale_count(o));
+		}
+	}
+}
+
+void check_fill_combine(const struct check *check, const struct routing_rows *rows, void *x,
+			int64_t capacity)
+{
+	const struct perf_options *o = check->options;
+	int64_t row_bytes = perf_row_bytes(o, o->combine_dtype), next = 0;
+	unsigned char *bytes = x;
+
+	for (int64_t i = 0; i <= rows->count; i++) {
+		int64_t position = i < rows->count ? rows->row[i].position : capacity;
+
+		/* Rows of other routings, and padding, whose sum must not matter. */
+		for (; next < position; next++) {
+			row_fill(bytes + next * row_bytes, o->combine_dtype, o->hidden,
+				 row_seed(o, PAYLOAD_UNUSED, 0, check->rank, next), false);
+		}
+		if (i < rows->count) {
+			const struct routing_row *row = &rows->row[i];
+
+			combine_row(check, row->choice < 0,
+				    row->choice < 0 ? check->rank : row->choice, row->source,
+				    row->token, bytes + position * row_bytes);
+			next = position + 1;
+		}
+	}
+}
+
+static void wrong(const struct check *c, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void wrong(const struct check *c, const char *format, ...)
+{
+	va_list args;
+	size_t used;
+
+	if (c->result->wrong++ > 0) {
+		return;
+	}
+	used = (size_t)snprintf(c->result->first, sizeof(c->result->first), "rank %d: ", c->rank);
+	va_start(args, format);
+	vsnprintf(c->result->first + used, sizeof(c->result->first) - used, format, args);
+	va_end(args);
+}
+
+static void check_value(const struct check *c, int64_t got, int64_t expected, const char *what,
+			int64_t index)
+{
+	c->result->values++;
+	if (got != expected) {
+		wrong(c, "%s[%" PRId64 "] is %" PRId64 ", expected %" PRId64, what, index, got,
+		      expected);
+	}
+}
+
+static void check_float(const struct check *c, float got, float expected, const char *what,
+			int64_t index)
+{
+	c->result->values++;
+	if (float_bits(got) != float_bits(expected)) {
+		wrong(c, "%s[%" PRId64 "] is %.9g, expected %.9g", what, index, (double)got,
+		      (double)expected);
+	}
+}
+
+static void check_row(const struct check *c, const void *got, const void *expected, int64_t count,
+		      size_t size, const char *what, int64_t index, const struct routing_row *from)
+{
+	const unsigned char *a = got, *b = expected;
+
+	c->result->values += (uint64_t)count;
+	if (!memcmp(a, b, (size_t)count * size)) {
+		return;
+	}
+	for (int64_t h = 0; h < count; h++) {
+		uint32_t x = 0, y = 0;
+
+		memcpy(&x, a + (size_t)h * size, size);
+		memcpy(&y, b + (size_t)h * size, size);
+		if (x != y) {
+			wrong(c,
+			      "%s[%" PRId64 "] element %" PRId64
+			      " is 0x%0*x, expected 0x%0*x (token "
+			      "%d of rank %d)",
+			      what, index, h, (int)size * 2, x, (int)size * 2, y, (int)from->token,
+			      (int)from->source);
+		}
+	}
+}
+
+static int64_t index_at(const void *array, int dtype, int64_t i)
+{
+	return dtype == MOEEP_INT32 ? ((const int32_t *)array)[i] : ((const int64_t *)array)[i];
+}
+
+/* Byte offset of scale s of a row, as moeep_scale_layout_t says with the default stride. */
+static int64_t scale_offset(int dtype, int layout, int64_t rows, int64_t count, int64_t row,
+			    int64_t s)
+{
+	int64_t stride = (rows + 3) / 4 * 4;
+
+	if (dtype == MOEEP_UE8M0) {
+		return layout == MOEEP_SCALES_ROW_MAJOR ? row * count + s
+							: (s / 4 * stride + row) * 4 + s % 4;
+	}
+	return 4 * (layout == MOEEP_SCALES_ROW_MAJOR ? row * count + s : s * stride + row);
+}
+
+static void check_scales(const struct check *c, const unsigned char *scales, int dtype,
+			 int64_t capacity, const float *expected, const struct routing_row *row,
+			 int64_t at)
+{
+	int32_t count = perf_scale_count(c->options);
+
+	for (int32_t s = 0; s < count; s++) {
+		const unsigned char *got = scales + scale_offset(dtype, c->options->scale_layout,
+								 capacity, count, at, s);
+		float value;
+
+		if (dtype == MOEEP_UE8M0) {
+			value = bits_float((uint32_t)*got << 23);
+		} else {
+			memcpy(&value, got, sizeof(value));
+		}
+		c->result->values++;
+		if (float_bits(value) != float_bits(expected[s])) {
+			wrong(c,
+			      "scale %d of row %" PRId64
+			      " is %.9g, expected %.9g (token %d of rank "
+			      "%d)",
+			      (int)s, row->position, (double)value, (double)expected[s],
+			      (int)row->token, (int)row->source);
+		}
+	}
+}
+
+/* The choices of one row: local experts and weights. */
+static void check_choices(const struct check *c, const struct routing_row *row,
+			  const moeep_dispatch_args_t *args)
+{
+	const struct routing *r = c->routing;
+	int64_t from = routing_at(r, c->variant, row->source, row->token);
+	int topk = r->shape.topk;
+
+	if (row->choice >= 0) {
+		check_value(c, args->recv_expert[row->position], row->expert, "recv_expert",
+			    row->position);
+		check_float(c, args->recv_topk_weights[row->position],
+			    r->weight[from + row->choice], "recv_topk_weights", row->position);
+		return;
+	}
+	for (int k = 0; k < topk; k++) {
+		int32_t expert = r->choice[from + k];
+		bool here = expert >= 0 && r->owner[expert] == c->rank;
+		int64_t at = row->position * topk + k;
+
+		check_value(c, index_at(args->recv_topk_idx, args->topk_dtype, at),
+			    here ? expert - r->first[c->rank] : -1, "recv_topk_idx", at);
+		check_float(c, args->recv_topk_weights[at], here ? r->weight[from + k] : 0.0f,
+			    "recv_topk_weights", at);
+	}
+}
+
+static void check_ht_counts(const struct check *c, const struct routing_rows *rows,
+			    const moeep_dispatch_args_t *args)
+{
+	int64_t step = c->options->alignment, offset = 0;
+
+	check_value(c, *args->num_recv, rows->total, "num_recv", 0);
+	for (int e = 0; e < rows->experts; e++) {
+		int64_t padded = (rows->expert_count[e] + step - 1) / step * step;
+
+		check_value(c, args->recv_per_expert[e], rows->expert_count[e], "recv_per_expert",
+			    e);
+		check_value(c, args->recv_per_expert_padded[e], padded, "recv_per_expert_padded",
+			    e);
+		check_value(c, args->recv_expert_offsets[e], offset, "recv_expert_offsets", e);
+		offset += padded;
+	}
+	check_value(c, args->recv_expert_offsets[rows->experts], offset, "recv_expert_offsets",
+		    rows->experts);
+}
+
+int check_ht_dispatch(const struct check *check, const struct routing_rows *rows,
+		      const moeep_dispatch_args_t *args)
+{
+	const struct perf_options *o = check->options;
+	size_t size = moeep_dtype_size(o->dtype);
+	int64_t row_bytes = perf_row_bytes(o, o->dtype), next = 0;
+	unsigned char *expected = malloc((size_t)row_bytes);
+	float *scales = malloc((size_t)perf_scale_count(o) * sizeof(*scales));
+
+	if (!expected || !scales) {
+		free(expected);
+		free(scales);
+		return -1;
+	}
+	check_ht_counts(check, rows, args);
+	for (int64_t i = 0; i < rows->count; i++) {
+		const struct routing_row *row = &rows->row[i];
+
+		for (; next < row->position; next++) {
+			check_value(check, args->recv_src_token[next], -1, "padding recv_src_token",
+				    next);
+			check_value(check, args->recv_src_rank[next], -1, "padding recv_src_rank",
+				    next);
+		}
+		next = row->position + 1;
+		check_value(check, args->recv_src_token[row->position], row->token,
+			    "recv_src_token", row->position);
+		check_value(check, args->recv_src_rank[row->position], row->source, "recv_src_rank",
+			    row->position);
+		check_choices(check, row, args);
+		dispatch_row(check, true, row->source, row->token, expected);
+		check_row(check, (const unsigned char *)args->recv_x + row->position * row_bytes,
+			  expected, o->hidden, size, "row", row->position, row);
+		if (args->recv_scales) {
+			scale_row(check, row->source, row->token, scales);
+			check_scales(check, args->recv_scales, MOEEP_FP32, args->capacity, scales,
+				     row, row->position);
+		}
+	}
+	free(expected);
+	free(scales);
+	return 0;
+}
+
+/* A row as the FP8 cast makes it; scales as numbers. */
+static void quantise(const struct perf_options *o, const float *x, uint8_t *q, float *scales)
+{
+	for (int64_t start = 0; start < o->hidden; start += GROUP) {
+		int64_t end = start + GROUP < o->hidden ? start + GROUP : o->hidden;
+		float most = 1e-4f, factor, scale;
+
+		for (int64_t h = start; h < end; h++) {
+			most = fabsf(x[h]) > most ? fabsf(x[h]) : most;
+		}
+		scale = most * (1.0f / 448.0f);
+		factor = 448.0f / most;
+		if (o->quant != MOEEP_QUANT_FP8) {
+			scale = bits_float((float_bits(scale) + 0x7fffff) & 0x7f800000);
+			factor = 1.0f / scale;
+		}
+		for (int64_t h = start; h < end; h++) {
+			q[h] = check_float_to_e4m3(x[h] * factor);
+		}
+		scales[start / GROUP] = scale;
+	}
+}
+
+static void check_ll_counts(const struct check *c, const struct routing_rows *rows,
+			    const moeep_ll_dispatch_args_t *args)
+{
+	int ranks = c->routing->shape.ranks;
+	int64_t i = 0;
+
+	for (int e = 0; e < rows->experts; e++) {
+		int64_t first = i;
+
+		check_value(c, args->recv_count[e], rows->expert_count[e], "recv_count", e);
+		for (int source = 0; source < ranks; source++) {
+			int64_t start = i - first, got = args->recv_range[e * ranks + source];
+
+			while (i < rows->count && rows->row[i].expert == e &&
+			       rows->row[i].source == source) {
+				i++;
+			}
+			/* Where nothing came from the first row says nothing. */
+			check_value(c, got & 0xffffffff, i - first - start, "recv_range count",
+				    e * ranks + source);
+			if (i - first > start) {
+				check_value(c, got >> 32, start, "recv_range first row",
+					    e * ranks + source);
+			}
+		}
+	}
+}
+
+int check_ll_dispatch(const struct check *check, const struct routing_rows *rows,
+		      const moeep_ll_dispatch_args_t *args)
+{
+	const struct perf_options *o = check->options;
+	bool cast = o->quant != MOEEP_QUANT_NONE;
+	int dtype = cast ? MOEEP_FP8_E4M3 : o->dtype;
+	int scale_dtype = o->quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;
+	int64_t row_bytes = perf_row_bytes(o, dtype);
+	int64_t scales_bytes = (int64_t)moeep_scales_bytes(scale_dtype, o->scale_layout,
+							   args->capacity, perf_scale_count(o), 0);
+	unsigned char *sent = malloc((size_t)perf_row_bytes(o, o->dtype));
+	unsigned char *expected = malloc((size_t)perf_row_bytes(o, o->dtype));
+	float *values = malloc(((size_t)o->hidden + (size_t)perf_scale_count(o)) * sizeof(*values));
+	int rc = -1;
+
+	if (!sent || !expected || !values) {
+		goto out;
+	}
+	check_ll_counts(check, rows, args);
+	for (int64_t i = 0; i < rows->count; i++) {
+		const struct routing_row *row = &rows->row[i];
+		int64_t at = row->position - row->expert * args->capacity;
+
+		check_value(check, args->recv_src_token[row->position], row->token,
+			    "recv_src_token", row->position);
+		dispatch_row(check, false, row->source, row->token, cast ? sent : expected);
+		if (cast) {
+			row_to_float(sent, o->dtype, o->hidden, values);
+			quantise(o, values, expected, values + o->hidden);
+			check_scales(check,
+				     (const unsigned char *)args->recv_scales +
+					     row->expert * scales_bytes,
+				     scale_dtype, args->capacity, values + o->hidden, row, at);
+		}
+		check_row(check, (const unsigned char *)args->recv_x + row->position * row_bytes,
+			  expected, o->hidden, moeep_dtype_size(dtype), "row", row->position, row);
+	}
+	rc = 0;
+out:
+	free(sent);
+	free(expected);
+	free(values);
+	return rc;
+}
+
+/* The sum that a token must come to; scratch has room for two rows of floats and one of elements.
+ */
+static void combine_token(const struct check *c, bool ht, int64_t token, float *sum, float *scratch)
+{
+	const struct perf_options *o = c->options;
+	const struct routing *r = c->routing;
+	int64_t from = routing_at(r, c->variant, c->rank, token), hidden = o->hidden;
+	int partial_dtype = o->partial_dtype ? o->partial_dtype : o->combine_dtype;
+	float *partial = scratch, *value = scratch + hidden;
+	void *row = scratch + 2 * hidden;
+	bool flat = is_flat(c, ht), any = false;
+
+	for (int64_t h = 0; h < hidden; h++) {
+		sum[h] = 0;
+	}
+	for (int rank = 0; rank < r->shape.ranks; rank++) {
+		bool started = false;
+
+		for (int k = 0; k < r->shape.topk; k++) {
+			int32_t expert = r->choice[from + k];
+
+			if (expert < 0 || r->owner[expert] != rank || (flat && started)) {
+				continue;
+			}
+			combine_row(c, flat, flat ? rank : k, c->rank, token, row);
+			row_to_float(row, o->combine_dtype, hidden, value);
+			for (int64_t h = 0; !flat && h < hidden; h++) {
+				value[h] *= r->weight[from + k];
+			}
+			for (int64_t h = 0; h < hidden; h++) {
+				partial[h] = started ? partial[h] + value[h] : value[h];
+			}
+			started = true;
+		}
+		if (!started) {
+			continue;
+		}
+		if (!flat) {
+			row_from_float(partial, partial_dtype, hidden, row);
+			row_to_float(row, partial_dtype, hidden, partial);
+		}
+		for (int64_t h = 0; h < hidden; h++) {
+			sum[h] = any ? sum[h] + partial[h] : partial[h];
+		}
+		any = true;
+	}
+}
+
+int check_combine(const struct check *check, bool ht, const void *out)
+{
+	const struct perf_options *o = check->options;
+	int64_t row_bytes = perf_row_bytes(o, o->combine_dtype);
+	float *scratch = malloc((size_t)o->hidden * 5 * sizeof(*scratch));
+
+	if (!scratch) {
+		return -1;
+	}
+	for (int64_t t = 0; t < routing_tokens(check->routing, check->variant, check->rank); t++) {
+		struct routing_row row = {t, check->rank, (int32_t)t, -1, -1};
+		float *sum = scratch + o->hidden * 3;
+		void *expected = scratch + o->hidden * 4;
+
+		combine_token(check, ht, t, sum, scratch);
+		row_from_float(sum, o->combine_dtype, o->hidden, expected);
+		check_row(check, (const unsigned char *)out + t * row_bytes, expected, o->hidden,
+			  moeep_dtype_size(o->combine_dtype), "out", t, &row);
+	}
+	free(scratch);
+	return 0;
+}

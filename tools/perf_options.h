@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/* tools/perf_options.h - moeep-perf's command line, and sizes that fit the machine. */
+#ifndef MOEEP_TOOLS_PERF_OPTIONS_H
+#define MOEEP_TOOLS_PERF_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <moeep/moeep.h>
+
+#include "output.h"
+#include "routing.h"
+
+#define PERF_MAX_RANKS	  256
+#define PERF_MAX_ITERS	  1000000
+#define PERF_MAX_VARIANTS 8
+
+/* Exit status. */
+#define PERF_EXIT_OK	 0
+#define PERF_EXIT_FAILED 1
+#define PERF_EXIT_USAGE	 2
+
+enum perf_format { PERF_TEXT, PERF_JSON, PERF_CSV };
+
+/* Memory that HT receives into, and that combine reads from. */
+#define PERF_SYMMETRIC 1u
+#define PERF_ORDINARY  2u
+
+struct perf_options {
+	int ranks;
+	bool ranks_given;
+	bool threads;
+	unsigned modes; /* MOEEP_MODE_* */
+	int64_t tokens; /* HT, of a rank */
+	bool tokens_given;
+	int64_t ll_tokens;
+	bool ll_tokens_given;
+	int64_t hidden;
+	int topk; /* 0 until it is known from the routing */
+	int experts;
+	int dtype; /* of dispatch, both modes */
+	int combine_dtype;
+	int partial_dtype; /* as in moeep_buffer_config_t */
+	int index_dtype;
+	int quant;
+	int scale_layout;
+	unsigned memories; /* PERF_SYMMETRIC, PERF_ORDINARY */
+	int row_layout;	   /* HT */
+	int alignment;
+	bool cached;
+	bool phases;
+	const char *routing;
+	const char *trace; /* --demo: the routing to take if the file is there */
+	double masked;
+	bool uneven;
+	int64_t iters;	/* 0: as many as fit in `seconds` */
+	double seconds; /* of timed calls for each row of the table */
+	int64_t warmup; /* -1: two (HT) or ten (LL) */
+	uint64_t seed;
+	uint32_t timeout_ms; /* 0: the library's default */
+	bool check_all;
+	enum perf_format format;
+	bool demo;
+	bool quiet;
+	bool progress;
+};
+
+/*
+ * Read the command line: 0, or, if nothing remains to be done, 1 with the exit status in *status.
+ * What is wrong is said on standard error.
+ */
+int perf_options_parse(int argc, char **argv, struct perf_options *options, int *status);
+
+/* What runs: the routings of both modes, and the sizes that follow from them. */
+struct perf_plan {
+	struct routing_source source;
+	struct routing ht;
+	struct routing ll;
+	int64_t ht_rows;     /* most that a rank receives, padding included */
+	int64_t ll_capacity; /* rows of each expert */
+	int copies;	     /* of HT's inputs; LL has PERF_MAX_VARIANTS */
+	uint64_t bytes;	     /* of memory that all ranks together use at once, about */
+	struct memory_limit memory;
+	bool reduced; /* ranks or tokens are fewer than the defaults */
+};
+
+/*
+ * Open the routing and choose what was not given so that it fits in half of the memory. 0, or -1
+ * with a message on standard error; perf_plan_free() what it gave.
+ */
+int perf_plan_make(struct perf_options *options, struct perf_plan *plan);
+void perf_plan_free(struct perf_plan *plan);
+
+/* Bytes of a row of elements, and the number of its FP8 scales. */
+static inline int64_t perf_row_bytes(const struct perf_options *o, int dtype)
+{
+	return o->hidden * (int64_t)moeep_dtype_size(dtype);
+}
+
+static inline int32_t perf_scale_count(const struct perf_options *o)
+{
+	return (int32_t)((o->hidden + 127) / 128);
+}
+
+static inline enum rows_layout perf_ht_layout(const struct perf_options *o)
+{
+	return o->row_layout == MOEEP_ROWS_EXPERT_MAJOR ? ROWS_GROUPED : ROWS_FLAT;
+}
+
+/* The buffer of one mode; the two modes have one each, so that its bytes can be told apart. */
+void perf_buffer_config(const struct perf_options *o, const struct perf_plan *plan, unsigned mode,
+			moeep_buffer_config_t *config);
+
+#endif

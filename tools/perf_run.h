@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tools/perf_run.h - what one rank does: buffers, calls that are timed, calls that are checked.
+ *
+ * Ranks are processes or threads; what they find out goes to the parent through memory that all
+ * share.
+ */
+#ifndef MOEEP_TOOLS_PERF_RUN_H
+#define MOEEP_TOOLS_PERF_RUN_H
+
+#include <stdatomic.h>
+
+#include <moeep/moeep.h>
+
+#include "perf_check.h"
+#include "perf_options.h"
+
+enum perf_op { PERF_DISPATCH, PERF_COMBINE };
+
+/* One operation in one kind of memory. */
+struct perf_case {
+	unsigned mode; /* MOEEP_MODE_HT or MOEEP_MODE_LL */
+	enum perf_op op;
+	unsigned memory; /* PERF_SYMMETRIC or PERF_ORDINARY; 0 where it makes no difference */
+};
+
+#define PERF_MAX_CASES	8
+#define PERF_MAX_PHASES 2
+#define PERF_ERROR_TEXT 384
+
+/* Of one rank in one case. */
+struct perf_outcome {
+	struct check_result check;
+	uint64_t window_bytes;
+	uint64_t symmetric_bytes;
+	uint64_t private_bytes;
+};
+
+/* In shared memory. Each field has one writer; readers come after a barrier or the ranks' end. */
+struct perf_shared {
+	atomic_int failed;	 /* the first rank that failed, plus 1 */
+	atomic_int case_now;	 /* for the progress line */
+	atomic_llong calls_done; /* of this case */
+	atomic_llong calls_to_do;
+	atomic_int finished; /* ranks that are through */
+	int64_t iterations[PERF_MAX_CASES];
+	char transport[32]; /* from rank 0 to its last peer */
+	uint64_t warm_ns[PERF_MAX_RANKS];
+	char error[PERF_MAX_RANKS][PERF_ERROR_TEXT];
+	struct perf_outcome outcome[PERF_MAX_CASES][PERF_MAX_RANKS];
+	uint64_t ns[]; /* [case, phase, iteration, rank] */
+};
+
+struct perf_run {
+	const struct perf_options *options;
+	const struct perf_plan *plan;
+	moeep_unique_id_t id; /* where the ranks meet */
+	int num_cases;
+	struct perf_case cases[PERF_MAX_CASES];
+	int64_t most_iterations;
+	struct perf_shared *shared;
+	size_t shared_bytes;
+};
+
+/* Play one rank. 0, or 1 with shared->error[rank] set. Wrong results are not a failure of this. */
+int perf_run_rank(struct perf_run *run, int rank);
+
+#define PERF_LEAST_ITERS   3
+#define PERF_MOST_HT_ITERS 200
+#define PERF_MOST_LL_ITERS 5000
+
+static inline uint64_t *perf_run_ns(const struct perf_run *run, int index, int phase,
+				    int64_t iteration, int rank)
+{
+	int64_t at = ((int64_t)index * PERF_MAX_PHASES + phase) * run->most_iterations + iteration;
+
+	return run->shared->ns + at * run->options->ranks + rank;
+}
+
+#endif
