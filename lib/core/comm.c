@@ -338,6 +338,7 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	if (rc != MOEEP_OK) {
 		goto free_comm;
 	}
+	comm->cache_share = moeep_host_cache_bytes() / (uint64_t)comm->local_ranks;
 	if (comm->settings.spin_us == MOEEP_SPIN_AUTO) {
 		comm->settings.spin_us = default_spin_us(comm->local_ranks);
 	}

@@ -35,6 +35,7 @@ struct moeep_comm {
 	int num_ranks;
 	int num_nodes;
 	int local_ranks;
+	uint64_t cache_share; /* bytes of cache for each rank of this host */
 	struct moeep_settings settings;
 	struct moeep_log log;
 	struct moeep_boot *boot;

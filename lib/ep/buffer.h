@@ -112,6 +112,12 @@ static inline moeep_flag_t *moeep_buffer_flag(const struct moeep_buffer *buffer,
 	return &lines[index].word;
 }
 
+/* Rows of so many bytes would not stay in the caches until they are read: write around them. */
+static inline bool moeep_buffer_streams(const struct moeep_buffer *buffer, uint64_t bytes)
+{
+	return bytes > buffer->comm->cache_share;
+}
+
 static inline uint64_t moeep_slot_of(uint64_t epoch)
 {
 	return epoch % MOEEP_SLOTS;

@@ -105,6 +105,7 @@ static int start(struct moeep_ht_combine *c)
 	const struct moeep_handle *handle = c->op.handle;
 	size_t ranks = (size_t)buffer->geo.num_ranks;
 
+	c->stream_out = moeep_buffer_streams(buffer, (uint64_t)handle->num_tokens * c->row_bytes);
 	c->send_values = (c->op.given & MOEEP_GIVEN_WEIGHTS) != 0;
 	if (buffer->geo.num_ranks > 1) {
 		moeep_ht_plan_combine_ring(c);

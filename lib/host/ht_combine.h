@@ -15,6 +15,7 @@ struct moeep_ht_combine {
 	uint64_t row_bytes;   /* of x and out */
 	int32_t staged_dtype; /* of rows in the rings */
 	uint64_t staged_bytes;
+	bool stream_out; /* out does not fit the caches */
 
 	/* The ring between two ranks: chunk_rows records, each [K values][row], row left out if
 	 * read in place. */

@@ -8,9 +8,6 @@
 #include "host/ht_dispatch.h"
 #include "host/ht_route.h"
 
-/* A sum of outputs beyond this does not stay in the caches anyway: write around them. */
-#define STREAM_BYTES (4u << 20)
-
 /* Who writes where; who has no room. The same on all ranks. */
 static int plan_outputs(struct moeep_ht_dispatch *d)
 {
@@ -246,7 +243,8 @@ static void open_sink(struct moeep_ht_dispatch *d)
 		.local_experts = g->local_experts,
 		.topk = d->topk,
 		.expert_major = handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR,
-		.stream = (uint64_t)handle->num_rows * d->row_bytes > STREAM_BYTES,
+		.stream = moeep_buffer_streams(d->op.buffer,
+					       (uint64_t)handle->num_rows * d->row_bytes),
 		.capacity = args->capacity,
 		.row_bytes = d->row_bytes,
 		.recv_x = args->recv_x,

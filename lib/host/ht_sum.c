@@ -297,7 +297,8 @@ static void sum_token(struct moeep_ht_combine *c)
 	int64_t token = c->next_token++;
 	struct moeep_term terms[MOEEP_MAX_TOPK];
 	int ranks[MOEEP_MAX_TOPK];
-	struct moeep_sum sum = {.terms = terms, .out_dtype = c->args->dtype};
+	struct moeep_sum sum = {
+		.terms = terms, .out_dtype = c->args->dtype, .stream = c->stream_out};
 	int self = buffer->geo.rank;
 	int count = moeep_route_ranks(buffer, &handle->topk_idx[token * c->topk], c->topk, ranks);
 

@@ -58,13 +58,16 @@ static void stage_partials(struct moeep_buffer *buffer, const struct moeep_handl
 	int32_t partial = partial_dtype(buffer, args->dtype);
 	uint64_t partial_size = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(partial);
 	bool weighted = handle->weighted && !(args->flags & MOEEP_LL_COMBINE_UNWEIGHTED);
+	int64_t records = handle->recv_base[buffer->geo.num_ranks];
+	bool stream = moeep_buffer_streams(buffer, (uint64_t)records * partial_size);
 
 	for (int64_t i = 0; i < handle->recv_per_rank[to]; i++) {
 		int64_t index = handle->recv_base[to] + i;
 		struct moeep_term terms[MOEEP_MAX_TOPK];
 		struct moeep_sum sum = {.terms = terms,
 					.out = moeep_ll_partial(buffer, entry, to, i, partial_size),
-					.out_dtype = partial};
+					.out_dtype = partial,
+					.stream = stream};
 
 		for (int k = 0; k < handle->topk && index < handle->config.max_recv; k++) {
 			int64_t row = handle->record_rows[index * handle->topk + k];

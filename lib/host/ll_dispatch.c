@@ -17,9 +17,6 @@
 #include "host/ll.h"
 #include "host/records.h"
 
-/* Outputs larger than this do not stay in the caches: write around them. */
-#define STREAM_BYTES (4u << 20)
-
 static int credit(struct moeep_buffer *buffer, moeep_op_t op, uint64_t epoch, size_t offset)
 {
 	struct moeep_wait wait;
@@ -238,8 +235,8 @@ static void open_sink(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.expert_cursor = buffer->scratch.recv_expert,
 	};
 	/* A guess: as many rows come as this rank sends. */
-	sink->stream = (uint64_t)handle->num_tokens * (uint64_t)handle->topk * sink->row_bytes >
-		       STREAM_BYTES;
+	sink->stream = moeep_buffer_streams(
+		buffer, (uint64_t)handle->num_tokens * (uint64_t)handle->topk * sink->row_bytes);
 	if (handle->ll_quant != MOEEP_QUANT_NONE && args->recv_scales) {
 		int32_t scale =
 			handle->ll_quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;

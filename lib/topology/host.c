@@ -68,3 +68,29 @@ bool moeep_identity_same_process(const struct moeep_identity *a, const struct mo
 	return a->pid == b->pid && a->pid_namespace != 0 && a->pid_namespace == b->pid_namespace &&
 	       strcmp(a->host_id, b->host_id) == 0;
 }
+
+uint64_t moeep_host_cache_bytes(void)
+{
+	/* By sysfs and not by sysconf(), which in a virtual machine may tell of the whole host. */
+	for (int level = 3; level >= 2; level--) {
+		unsigned long size = 0;
+		char path[80];
+		char unit = 0;
+		FILE *file;
+
+		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu0/cache/index%d/size",
+			 level);
+		file = fopen(path, "re");
+		if (!file) {
+			continue;
+		}
+		if (fscanf(file, "%lu%c", &size, &unit) < 1) {
+			size = 0;
+		}
+		fclose(file);
+		if (size > 0) {
+			return (uint64_t)size * (unit == 'K' ? 1024 : unit == 'M' ? 1048576 : 1);
+		}
+	}
+	return 16 * 1048576;
+}

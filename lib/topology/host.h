@@ -26,6 +26,9 @@ static_assert(sizeof(struct moeep_identity) == 184, "exchanged between processes
 /* Host: MOEEP_HOST_ID or the kernel's boot id. Names that two machines can share do not count. */
 int moeep_identity_get(const struct moeep_settings *settings, struct moeep_identity *identity);
 
+/* Bytes of the largest cache that a processor here reaches, or a usual size if that is unknown. */
+uint64_t moeep_host_cache_bytes(void);
+
 bool moeep_identity_same_process(const struct moeep_identity *a, const struct moeep_identity *b);
 
 #endif
