@@ -129,11 +129,29 @@ static void report_failure(const struct perf_run *run)
 	}
 }
 
+/* Open the rendezvous. A group that failed has nothing to wait for at its end. */
+static int rendezvous_open(struct perf_run *run, moeep_rendezvous_t **rendezvous)
+{
+	moeep_rendezvous_config_t config = {
+		.size = sizeof(config),
+		.address = "127.0.0.1",
+		.timeout_ms = 2000,
+	};
+	int rc;
+
+	rc = moeep_rendezvous_create(&config, rendezvous, &run->shared->id);
+	if (rc) {
+		fprintf(stderr, "moeep-perf: moeep_rendezvous_create: %s\n",
+			moeep_error_detail()[0] ? moeep_error_detail() : moeep_strerror(rc));
+		return -1;
+	}
+	return 0;
+}
+
 struct thread_rank {
 	struct perf_run *run;
 	int rank;
 	pthread_t thread;
-	bool started;
 };
 
 static void *thread_main(void *argument)
@@ -150,9 +168,14 @@ static int run_threads(struct perf_run *run)
 {
 	int ranks = run->options->ranks, started = 0, rc = 0;
 	struct thread_rank *threads = calloc((size_t)ranks, sizeof(*threads));
+	moeep_rendezvous_t *rendezvous = NULL;
 
 	if (!threads) {
 		fprintf(stderr, "moeep-perf: no memory for %d ranks\n", ranks);
+		return -1;
+	}
+	if (rendezvous_open(run, &rendezvous)) {
+		free(threads);
 		return -1;
 	}
 	for (; started < ranks; started++) {
@@ -173,6 +196,7 @@ static int run_threads(struct perf_run *run)
 		pthread_join(threads[i].thread, NULL);
 	}
 	free(threads);
+	(void)moeep_rendezvous_destroy(rendezvous);
 	progress(run, true);
 	if (rc == 0 && atomic_load(&run->shared->failed)) {
 		report_failure(run);
@@ -243,7 +267,26 @@ static void children_end(struct children *c)
 	}
 }
 
-static void children_start(struct perf_run *run, struct children *c)
+/*
+ * A child's life: wait for the word that the rendezvous is open, then be a rank. The children are
+ * there before it, because the thread that serves it must not be there when a process forks.
+ */
+static int child_main(struct perf_run *run, int rank, int gate)
+{
+	ssize_t n;
+	char go;
+
+	do {
+		n = read(gate, &go, 1);
+	} while (n < 0 && errno == EINTR);
+	close(gate);
+	if (n != 1) {
+		return PERF_EXIT_FAILED;
+	}
+	return perf_run_rank(run, rank) ? PERF_EXIT_FAILED : PERF_EXIT_OK;
+}
+
+static void children_start(struct perf_run *run, struct children *c, const int gate[2])
 {
 	pid_t parent = getpid();
 
@@ -266,26 +309,57 @@ static void children_start(struct perf_run *run, struct children *c)
 			if (getppid() != parent) {
 				_exit(PERF_EXIT_FAILED);
 			}
-			_exit(perf_run_rank(run, rank) ? PERF_EXIT_FAILED : PERF_EXIT_OK);
+			close(gate[1]);
+			_exit(child_main(run, rank, gate[0]));
 		}
 		c->pid[rank] = pid;
 		c->alive++;
 	}
 }
 
+static void report_children(const struct perf_run *run, const struct children *c)
+{
+	if (stop_signal) {
+		fprintf(stderr, "moeep-perf: stopped by signal %d (%s)\n", (int)stop_signal,
+			strsignal(stop_signal));
+	} else if (c->first_lost >= 0 && WIFSIGNALED(c->lost_status)) {
+		fprintf(stderr, "moeep-perf: rank %d (process %d) was killed by signal %d (%s)\n",
+			c->first_lost, (int)c->lost_pid, WTERMSIG(c->lost_status),
+			strsignal(WTERMSIG(c->lost_status)));
+	} else if (c->first_lost >= 0) {
+		fprintf(stderr, "moeep-perf: rank %d (process %d) exited with status %d\n",
+			c->first_lost, (int)c->lost_pid, WEXITSTATUS(c->lost_status));
+	} else {
+		report_failure(run);
+	}
+}
+
 static int run_processes(struct perf_run *run)
 {
+	moeep_rendezvous_t *rendezvous = NULL;
+	char go[PERF_MAX_RANKS] = {0};
 	struct children c;
 	int looks = 0;
+	int gate[2];
 
-	children_start(run, &c);
+	if (pipe(gate)) {
+		fprintf(stderr, "moeep-perf: pipe: %s\n", strerror(errno));
+		return -1;
+	}
+	children_start(run, &c, gate);
+	if (!c.failed &&
+	    (rendezvous_open(run, &rendezvous) || write(gate[1], go, (size_t)c.count) != c.count)) {
+		c.failed = true;
+	}
+	/* Held open until now: a pipe that nobody reads would end this process. */
+	close(gate[0]);
+	close(gate[1]);
 	while (c.alive > 0 && !c.failed && !stop_signal) {
 		progress(run, false);
 		look_later();
 		children_look(&c);
 	}
-	/* The cause may come after its effects: a rank that was killed, after peers that miss it.
-	 */
+	/* The cause may come after its effects: a death after the complaints of peers. */
 	while (c.alive > 0 && c.first_lost < 0 && !stop_signal && looks++ < GRACE_LOOKS) {
 		look_later();
 		children_look(&c);
@@ -294,46 +368,11 @@ static int run_processes(struct perf_run *run)
 		children_end(&c);
 	}
 	progress(run, true);
-	if (!c.failed) {
-		return 0;
+	if (c.failed) {
+		report_children(run, &c);
 	}
-	if (stop_signal) {
-		fprintf(stderr, "moeep-perf: stopped by signal %d (%s)\n", (int)stop_signal,
-			strsignal(stop_signal));
-	} else if (c.first_lost >= 0 && WIFSIGNALED(c.lost_status)) {
-		fprintf(stderr, "moeep-perf: rank %d (process %d) was killed by signal %d (%s)\n",
-			c.first_lost, (int)c.lost_pid, WTERMSIG(c.lost_status),
-			strsignal(WTERMSIG(c.lost_status)));
-	} else if (c.first_lost >= 0) {
-		fprintf(stderr, "moeep-perf: rank %d (process %d) exited with status %d\n",
-			c.first_lost, (int)c.lost_pid, WEXITSTATUS(c.lost_status));
-	} else {
-		report_failure(run);
-	}
-	return -1;
-}
-
-/* Start the ranks, wait for them. */
-static int run_ranks(struct perf_run *run)
-{
-	/* A group that failed has nothing to wait for. */
-	moeep_rendezvous_config_t config = {
-		.size = sizeof(config),
-		.address = "127.0.0.1",
-		.timeout_ms = 2000,
-	};
-	moeep_rendezvous_t *rendezvous = NULL;
-	int rc;
-
-	rc = moeep_rendezvous_create(&config, &rendezvous, &run->id);
-	if (rc) {
-		fprintf(stderr, "moeep-perf: moeep_rendezvous_create: %s\n",
-			moeep_error_detail()[0] ? moeep_error_detail() : moeep_strerror(rc));
-		return -1;
-	}
-	rc = run->options->threads ? run_threads(run) : run_processes(run);
 	(void)moeep_rendezvous_destroy(rendezvous);
-	return rc;
+	return c.failed ? -1 : 0;
 }
 
 int main(int argc, char **argv)
@@ -361,7 +400,8 @@ int main(int argc, char **argv)
 		(void)sigaction(SIGTERM, &action, NULL);
 	}
 	perf_report_start(&run);
-	if (run_ranks(&run) == 0 && perf_report_results(&run, &wrong) == 0 && wrong == 0) {
+	if ((options.threads ? run_threads(&run) : run_processes(&run)) == 0 &&
+	    perf_report_results(&run, &wrong) == 0 && wrong == 0) {
 		status = PERF_EXIT_OK;
 	}
 out:

@@ -102,6 +102,12 @@ static inline int32_t perf_scale_count(const struct perf_options *o)
 	return (int32_t)((o->hidden + 127) / 128);
 }
 
+/* Calls before the timed ones, after the first, which is checked. */
+static inline int64_t perf_warmup(const struct perf_options *o, unsigned mode)
+{
+	return o->warmup >= 0 ? o->warmup : mode == MOEEP_MODE_HT ? 2 : 10;
+}
+
 static inline enum rows_layout perf_ht_layout(const struct perf_options *o)
 {
 	return o->row_layout == MOEEP_ROWS_EXPERT_MAJOR ? ROWS_GROUPED : ROWS_FLAT;

@@ -138,13 +138,15 @@ static int line_bytes(const struct perf_run *run, int index, struct line *line)
 	int ranks = run->options->ranks;
 	int variants = (c->mode == MOEEP_MODE_HT ? &run->plan->ht : &run->plan->ll)->shape.variants;
 	int64_t count = run->shared->iterations[index];
+	int64_t first = perf_warmup(run->options, c->mode) + 1;
 	double logical, wire;
 
 	for (int v = 0; v < variants; v++) {
-		/* Timed calls take the variants in turn; with few calls a part of them. */
-		double share = count >= variants ? 1.0 / variants
-			       : v < count	 ? 1.0 / (double)count
-						 : 0;
+		/* Calls take the variants in turn; this many of the timed ones took this one. */
+		int64_t skip = (v - first % variants + variants) % variants;
+		double share = skip < count
+				       ? (double)((count - skip - 1) / variants + 1) / (double)count
+				       : 0;
 
 		if (variant_bytes(run, c, v, &logical, &wire)) {
 			return -1;

@@ -537,14 +537,6 @@ static int agree_iterations(struct rank *r, int index, uint64_t warm_ns, int64_t
 	return 0;
 }
 
-static int64_t warmup_calls(const struct rank *r)
-{
-	if (r->o->warmup >= 0) {
-		return r->o->warmup;
-	}
-	return r->mode == MOEEP_MODE_HT ? 2 : 10;
-}
-
 static int timed_calls(struct rank *r, int index, int64_t first, int64_t count,
 		       struct check_result *result)
 {
@@ -584,7 +576,7 @@ static int run_case(struct rank *r, int index)
 	struct perf_shared *shared = r->run->shared;
 	struct perf_outcome *outcome = &shared->outcome[index][r->rank];
 	moeep_comm_info_t info = {.size = sizeof(info)};
-	int64_t warmup = warmup_calls(r), count;
+	int64_t warmup = perf_warmup(r->o, c->mode), count;
 	uint64_t ns[PERF_MAX_PHASES], start;
 	int rc;
 
@@ -718,7 +710,8 @@ static int run_cases(struct rank *r)
 			if (c->mode == MOEEP_MODE_HT) {
 				block_free(r, BLOCK_ROWS);
 			}
-			if (row_blocks(r, c->memory)) {
+			/* Symmetric rows are gone when all have let go of them. */
+			if (barrier(r) || row_blocks(r, c->memory)) {
 				return 1;
 			}
 		}
@@ -744,7 +737,7 @@ int perf_run_rank(struct perf_run *run, int rank)
 	struct rank r = {.run = run, .o = run->options, .rank = rank};
 	moeep_comm_config_t config = {
 		.size = sizeof(config),
-		.id = &run->id,
+		.id = &run->shared->id,
 		.backend = MOEEP_BACKEND_HOST,
 		.timeout_ms = run->options->timeout_ms,
 		.log = log_line,

@@ -38,6 +38,7 @@ struct perf_outcome {
 
 /* In shared memory. Each field has one writer; readers come after a barrier or the ranks' end. */
 struct perf_shared {
+	moeep_unique_id_t id;	 /* where the ranks meet */
 	atomic_int failed;	 /* the first rank that failed, plus 1 */
 	atomic_int case_now;	 /* for the progress line */
 	atomic_llong calls_done; /* of this case */
@@ -54,7 +55,6 @@ struct perf_shared {
 struct perf_run {
 	const struct perf_options *options;
 	const struct perf_plan *plan;
-	moeep_unique_id_t id; /* where the ranks meet */
 	int num_cases;
 	struct perf_case cases[PERF_MAX_CASES];
 	int64_t most_iterations;
