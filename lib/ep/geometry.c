@@ -6,6 +6,7 @@
 
 #include "core/comm.h"
 #include "core/error.h"
+#include "ep/buffer.h"
 #include "ep/geometry.h"
 
 #define MAX_EXPERTS   65536
@@ -186,9 +187,10 @@ uint64_t moeep_geometry_handle_bytes(const struct moeep_geometry *g, int64_t max
 	uint64_t ranks = (uint64_t)g->num_ranks;
 	uint64_t local = (uint64_t)g->local_experts;
 	uint64_t counts =
-		5 * ranks + 2 + (uint64_t)g->config.num_experts + 2 * local + 2 + ranks * local;
+		5 * ranks + 2 + (uint64_t)g->config.num_experts + 2 * local + 2 + ranks * local + 1;
 
-	return (uint64_t)max_tokens * topk * 8 + (uint64_t)max_recv * topk * 12 + counts * 8;
+	return sizeof(struct moeep_handle) + (uint64_t)max_tokens * topk * 8 +
+	       (uint64_t)max_recv * topk * 12 + 2 + counts * 8;
 }
 
 uint64_t moeep_geometry_private_bytes(const struct moeep_geometry *g)
@@ -196,9 +198,11 @@ uint64_t moeep_geometry_private_bytes(const struct moeep_geometry *g)
 	uint64_t ranks = (uint64_t)g->num_ranks;
 	uint64_t experts = (uint64_t)g->config.num_experts;
 
-	/* The arrays of struct moeep_scratch. */
-	return ranks * (sizeof(void *) + 5 * sizeof(int64_t) + sizeof(int32_t)) +
-	       ranks * (uint64_t)g->local_experts * sizeof(int64_t) +
+	/* The object with its queue, the list of windows, and the arrays of struct moeep_scratch.
+	 */
+	return sizeof(struct moeep_buffer) + ranks * sizeof(struct moeep_window *) +
+	       ranks * (sizeof(void *) + 5 * sizeof(int64_t) + sizeof(int32_t)) +
+	       (ranks * (uint64_t)g->local_experts + 1) * sizeof(int64_t) +
 	       experts * (sizeof(int64_t) + 2 * sizeof(int32_t)) + ranks * sizeof(moeep_traffic_t) +
 	       moeep_align((uint64_t)g->config.max_scales * sizeof(float), 16);
 }
