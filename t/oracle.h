@@ -43,6 +43,11 @@ struct oracle_group {
 	const struct oracle_input *input; /* [R] */
 };
 
+/* A choice of a token of `rank`; the local expert of a choice at `rank`, -1 if it is none there. */
+int64_t oracle_choice(const struct oracle_group *group, int rank, int64_t token, int k);
+int oracle_local_expert(const struct oracle_group *group, int rank, int64_t expert);
+
+/* The experts of a rank. */
 void oracle_experts(const struct oracle_group *group, int rank, int *first, int *count);
 
 /* A row that a rank receives. */
@@ -88,7 +93,8 @@ void oracle_combine(const struct oracle_group *group, const struct oracle_expert
 		    int rank, int row_layout, int partial_dtype, const moeep_combine_args_t *want);
 
 /* One group of at most 128 elements: values and the scale's bytes. */
-void oracle_quantize(int quant, int dtype, const void *x, int64_t count, uint8_t *q, uint8_t *scale);
+void oracle_quantize(int quant, int dtype, const void *x, int64_t count, uint8_t *q,
+		     uint8_t *scale);
 
 /*
  * want: as in the call, its defaults filled in. Returns false if a local expert's rows exceed
@@ -105,7 +111,7 @@ bool oracle_ll_combine(const struct oracle_group *group, const void *const *x,
 		       const int64_t *capacity, const int64_t *dispatch_capacity, int rank,
 		       int partial_dtype, const moeep_ll_combine_args_t *want);
 
-/* Write scale `index` of a row's scales in a layout of the API; UE8M0 words are filled with zeros. */
+/* Write scale `index` of a row in a layout of the API; UE8M0 words are filled with zeros. */
 void oracle_put_scale(void *scales, int scale_dtype, int layout, int64_t stride, int64_t row,
 		      int index, const uint8_t *value);
 /* A layout's default stride, and the bytes of an array; stride 0 is the default. */

@@ -91,9 +91,9 @@ void rank_fail(const char *fmt, ...)
 	my_slot->failures++;
 	/* The first ones tell what is wrong; later ones tend to follow from them. */
 	if (my_slot->used + strlen(text) + 2 <= sizeof(my_slot->text)) {
-		my_slot->used += (size_t)snprintf(my_slot->text + my_slot->used,
-						  sizeof(my_slot->text) - my_slot->used, "%s\n",
-						  text);
+		my_slot->used +=
+			(size_t)snprintf(my_slot->text + my_slot->used,
+					 sizeof(my_slot->text) - my_slot->used, "%s\n", text);
 	}
 }
 
@@ -289,7 +289,7 @@ static void reap(struct run *run, struct worker *worker, int status)
 
 static bool run_processes(struct run *run, struct worker *workers, unsigned int limit)
 {
-	struct timespec now, deadline, pause = { .tv_nsec = 1000000 };
+	struct timespec now, deadline, pause = {.tv_nsec = 1000000};
 	int left = run->config->num_ranks;
 	bool in_time = true;
 
@@ -332,13 +332,13 @@ static void open_rendezvous(struct run *run, moeep_rendezvous_t **rendezvous)
 
 static bool run_all(struct run *run, unsigned int limit)
 {
-	struct worker workers[RANKS_MAX] = { 0 };
-	moeep_rendezvous_t *rendezvous[RANKS_MAX_COMMS] = { NULL };
+	struct worker workers[RANKS_MAX] = {0};
+	moeep_rendezvous_t *rendezvous[RANKS_MAX_COMMS] = {NULL};
 	int pipe_fd[2];
 	bool in_time;
 
 	for (int i = 0; i < run->config->num_ranks; i++) {
-		workers[i] = (struct worker){ .run = run, .rank = i };
+		workers[i] = (struct worker){.run = run, .rank = i};
 	}
 	if (!run->config->processes) {
 		open_rendezvous(run, rendezvous);

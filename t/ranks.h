@@ -31,14 +31,14 @@ typedef int (*ranks_body_fn)(int rank, moeep_comm_t *comm, void *arg);
 
 struct ranks_config {
 	int num_ranks;
-	bool processes;	     /* fork each rank; else threads */
-	int num_comms;	     /* of the same ranks; default 1 */
-	uint32_t timeout_ms; /* of the comms; default 20000 */
-	unsigned int limit_s; /* for the whole run; default 100 */
+	bool processes;		     /* fork each rank; else threads */
+	int num_comms;		     /* of the same ranks; default 1 */
+	uint32_t timeout_ms;	     /* of the comms; default 20000 */
+	unsigned int limit_s;	     /* for the whole run; default 100 */
 	const char *const *host_ids; /* [num_ranks] or NULL */
 };
 
-#define ranks_run(config, body, arg, ...) \
+#define ranks_run(config, body, arg, ...)                                                          \
 	ranks_run_at(__FILE__, __LINE__, config, body, arg, __VA_ARGS__)
 bool ranks_run_at(const char *file, int line, const struct ranks_config *config, ranks_body_fn body,
 		  void *arg, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
@@ -61,19 +61,19 @@ bool rank_result(int got, int want, const char *call, const char *file, int line
 #define rank_ok(call)	    rank_is(call, MOEEP_OK)
 
 /* For calls without which the rest of a body makes no sense. */
-#define RANK_TRY(call)                \
-	do {                          \
-		if (!rank_ok(call)) { \
-			return -1;    \
-		}                     \
+#define RANK_TRY(call)                                                                             \
+	do {                                                                                       \
+		if (!rank_ok(call)) {                                                              \
+			return -1;                                                                 \
+		}                                                                                  \
 	} while (0)
 
 /* The same for functions of the tests that return 0 and have noted their failures themselves. */
-#define RANK_DO(call)              \
-	do {                       \
-		if ((call) != 0) { \
-			return -1; \
-		}                  \
+#define RANK_DO(call)                                                                              \
+	do {                                                                                       \
+		if ((call) != 0) {                                                                 \
+			return -1;                                                                 \
+		}                                                                                  \
 	} while (0)
 
 #endif /* T_RANKS_H */

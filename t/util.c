@@ -76,16 +76,16 @@ static bool number_format(int dtype, struct number_format *format)
 {
 	switch (dtype) {
 	case MOEEP_BF16:
-		*format = (struct number_format){ 7, 8, 118, 133 };
+		*format = (struct number_format){7, 8, 118, 133};
 		return true;
 	case MOEEP_FP16:
-		*format = (struct number_format){ 10, 5, 6, 19 };
+		*format = (struct number_format){10, 5, 6, 19};
 		return true;
 	case MOEEP_FP32:
-		*format = (struct number_format){ 23, 8, 118, 133 };
+		*format = (struct number_format){23, 8, 118, 133};
 		return true;
 	default:
-		*format = (struct number_format){ 0, 0, 0, 0 };
+		*format = (struct number_format){0, 0, 0, 0};
 		return false;
 	}
 }
@@ -220,7 +220,7 @@ void guard_free(struct guarded *guarded)
 	if (guarded->owned) {
 		free(guarded->base);
 	}
-	*guarded = (struct guarded){ .data = NULL };
+	*guarded = (struct guarded){.data = NULL};
 }
 
 static bool same_element(const unsigned char *got, const unsigned char *want, int dtype,

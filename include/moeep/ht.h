@@ -56,7 +56,7 @@ MOEEP_API int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *ar
  *
  * CACHED: the handle's num_tokens, topk, row_layout and expert_alignment hold; an argument that is
  * not zero and differs is MOEEP_ERR_INVALID. All outputs may be asked for; topk_weights, if given,
- * are sent, else those of the handle's dispatch. The handle is not changed. COUNTS_ONLY: x and
+ * become the handle's, else the handle's are sent; its routing is not changed. COUNTS_ONLY: x and
  * scales are not needed, topk_weights are kept in the handle; num_recv, the recv_per_expert arrays
  * and recv_expert_offsets are written, no rows. The two flags exclude each other.
  *
@@ -91,11 +91,11 @@ typedef struct moeep_dispatch_args {
 	int32_t recv_scale_layout; /* moeep_scale_layout_t, of recv_scales */
 	int64_t recv_scale_stride; /* default: dense, for column-major capacity */
 
-	int64_t capacity;	  /* rows that the outputs hold */
-	void *recv_x;		  /* [capacity, H] */
-	void *recv_scales;	  /* [capacity, S] in recv_scale_layout */
-	void *recv_topk_idx;	  /* flat: [capacity, K] local expert ids, -1 where the choice is
-				     elsewhere */
+	int64_t capacity;    /* rows that the outputs hold */
+	void *recv_x;	     /* [capacity, H] */
+	void *recv_scales;   /* [capacity, S] in recv_scale_layout; left alone without scales */
+	void *recv_topk_idx; /* flat: [capacity, K] local expert ids, -1 where the choice is
+				elsewhere */
 	float *recv_topk_weights; /* flat: [capacity, K], 0 where elsewhere; expert-major:
 				     [capacity], 0 in padding */
 	int32_t *recv_src_token;  /* [capacity] index of the token at its source; -1 in padding rows
@@ -112,7 +112,8 @@ typedef struct moeep_dispatch_args {
 MOEEP_API int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 			     const moeep_dispatch_args_t *args, const moeep_launch_t *launch);
 
-/* Expert-major rows: multiply each by its choice's weight of the dispatch. */
+/* Expert-major rows: multiply each by its choice's weight, as the handle's last dispatch sent it.
+ */
 #define MOEEP_COMBINE_WEIGHTED 1u
 
 /*
@@ -130,9 +131,9 @@ MOEEP_API int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
  *
  * x in symmetric memory is read by the peers in place; the call completes when they have read it.
  * dtype, flags and, on ranks that have rows, whether topk_weights are given must be the same on all
- *ranks. MOEEP_COMBINE_WEIGHTED needs expert-major rows, and weights at the dispatch. A handle of an
- *LL dispatch is MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is computed;
- *that of combine is a cached dispatch.
+ * ranks. MOEEP_COMBINE_WEIGHTED needs expert-major rows, and weights at the dispatch. A handle of
+ * an LL dispatch is MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is computed;
+ * that of combine is a cached dispatch.
  */
 typedef struct moeep_combine_args {
 	size_t size;
@@ -141,7 +142,7 @@ typedef struct moeep_combine_args {
 	const void *x;		   /* rows in the order of the dispatch */
 	const float *topk_weights; /* flat: [Nr, K], expert-major: [Nr], one value a row;
 				      sent back to out_topk_weights, not applied; NULL: none */
-	void *out;		   /* [N, H] */
+	void *out;		   /* [N, H]; NULL if only topk_weights are wanted back */
 	float *out_topk_weights;   /* [N, K]: each choice's value from the rank that holds it, 0 for
 				      -1 */
 	const void *bias;	   /* [N, H] or NULL */

@@ -115,9 +115,9 @@ MOEEP_API int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 			       const moeep_ll_combine_args_t *args, const moeep_launch_t *launch);
 
 /*
- * Symmetric memory for combine's x: slot `index` of the config's ll_combine_slots, [L, ll_capacity,
- * H] of the buffer's dtype. The address stays the same for the buffer's life; use the slots in turn
- * when two combines are in flight.
+ * Memory that combine reads in place, as if symmetric, for its x: slot `index` of the config's
+ * ll_combine_slots, [L, ll_capacity, H] of the buffer's dtype. The address stays the same for the
+ * buffer's life; use the slots in turn when two combines are in flight.
  */
 MOEEP_API int moeep_ll_combine_slot(moeep_buffer_t *buffer, int index, void **slot, size_t *bytes);
 

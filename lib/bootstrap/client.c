@@ -22,12 +22,12 @@
  * The hub keeps the time, because it knows whom to name. A rank gives up by itself only if the hub
  * has not spoken this long after the time.
  */
-#define GRACE_MS 2000
+#define GRACE_MS 500
 /* An id is made after its port was opened, so nobody there means that the rendezvous has gone. */
 #define REFUSED_MS   2000
 #define RETRY_MIN_MS 10
 #define RETRY_MAX_MS 200
-#define GOODBYE_MS   1000
+#define GOODBYE_MS   300
 
 struct client {
 	struct moeep_boot base;
@@ -41,6 +41,7 @@ struct client {
 	int result;	  /* why there can be no further exchange, or MOEEP_OK */
 	bool hub_ended;	  /* nothing more comes */
 	bool mid_message; /* a message was sent in part: nothing can follow */
+	bool silent;	  /* the hub does not answer: it may be stopped */
 	char text[256];	  /* detail of result */
 	/* What is coming in, whole or in part. */
 	size_t done;
@@ -145,6 +146,13 @@ static int client_receive(struct client *client, int64_t deadline)
 /* After a failed receive. */
 static void client_ended(struct client *client, int rc)
 {
+	client->silent = rc == MOEEP_SOCKET_LATE;
+	if (rc == MOEEP_SOCKET_LATE && client->host_rank >= 0) {
+		client_break(client, MOEEP_ERR_TIMEOUT,
+			     "the rendezvous at %s, in the process of rank %d, does not answer",
+			     client->address, client->host_rank);
+		return;
+	}
 	if (rc == MOEEP_SOCKET_LATE) {
 		client_break(client, MOEEP_ERR_TIMEOUT, "the rendezvous at %s does not answer",
 			     client->address);
@@ -356,7 +364,7 @@ static void client_close(struct moeep_boot *boot)
 	 * A socket that is closed with unread bytes resets the connection, and that could overtake
 	 * the good-bye. So read until the hub, which has seen it, closes its end.
 	 */
-	while (rc == MOEEP_SOCKET_DONE) {
+	while (rc == MOEEP_SOCKET_DONE && !client->silent) {
 		done = 0;
 		rc = moeep_socket_recv(client->fd, scratch, sizeof(scratch), &done, deadline);
 	}

@@ -103,7 +103,8 @@ int moeep_comm_find_lost(struct moeep_comm *comm, int waited_for, bool *left)
 		/* The one that is waited for first: it is the better report. */
 		int peer = waited_for < 0 ? i : (i + waited_for) % comm->num_ranks;
 		struct moeep_peer *p = &comm->peers[peer];
-		struct pollfd end = {.fd = p->lifeline, .events = POLLIN};
+		struct pollfd ends[2] = {{.fd = p->lifeline, .events = POLLIN},
+					 {.fd = p->process, .events = POLLIN}};
 
 		if (peer == comm->rank) {
 			continue;
@@ -115,7 +116,7 @@ int moeep_comm_find_lost(struct moeep_comm *comm, int waited_for, bool *left)
 			}
 			continue;
 		}
-		if (p->lifeline >= 0 && poll(&end, 1, 0) == 1) {
+		if (p->lifeline >= 0 && poll(ends, 2, 0) > 0) {
 			/* It may have left in order since we looked. */
 			*left = atomic_load_explicit(&p->control->left, memory_order_acquire) != 0;
 			if (!*left || peer == waited_for) {
@@ -125,6 +126,11 @@ int moeep_comm_find_lost(struct moeep_comm *comm, int waited_for, bool *left)
 	}
 	*left = false;
 	lost = moeep_boot_lost(comm->boot);
+	if (lost >= 0 &&
+	    atomic_load_explicit(&comm->peers[lost].control->left, memory_order_acquire) != 0) {
+		/* Its good-bye got lost with the rendezvous. */
+		return -1;
+	}
 	return lost;
 }
 

@@ -19,6 +19,122 @@ struct verdict {
 };
 static_assert(sizeof(struct verdict) == 256, "exchanged between processes");
 
+uint32_t moeep_comm_fds_timeout(const struct moeep_comm *comm)
+{
+	uint32_t ms = comm->settings.timeout_ms;
+
+	return ms == MOEEP_TIMEOUT_NONE ? ms : ms - ms / 4;
+}
+
+/* What is left of the time-out when such a wait has failed. */
+static uint32_t rest_timeout(const struct moeep_comm *comm)
+{
+	uint32_t ms = comm->settings.timeout_ms;
+
+	return ms == MOEEP_TIMEOUT_NONE ? ms : ms / 4 + 1;
+}
+
+static bool is_out_of_step(int result)
+{
+	return result == MOEEP_ERR_TIMEOUT || result == MOEEP_ERR_PEER_LOST ||
+	       result == MOEEP_ERR_RENDEZVOUS;
+}
+
+/* After such a failure, whose detail is set. A comm that is not complete is given up anyway. */
+static int out_of_step(struct moeep_comm *comm, int result)
+{
+	struct moeep_cause cause = {
+		.result = result,
+		.operation = comm->collective,
+		.rank = comm->rank,
+		.peer = -1,
+		.epoch = comm->collective_epoch,
+		.expected = moeep_flag_word(comm->collective_epoch, comm->collective_step),
+	};
+	bool left = false;
+	int lost;
+
+	if (comm->collective == MOEEP_OP_COMM_CREATE) {
+		return result;
+	}
+	snprintf(cause.message, sizeof(cause.message), "%s", moeep_error_detail());
+	if (moeep_comm_check(comm) != MOEEP_OK) {
+		return moeep_comm_check(comm);
+	}
+	cause.seen = cause.expected;
+	lost = moeep_comm_find_lost(comm, -1, &left);
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		uint64_t seen = moeep_flag_get(&comm->peers[rank].control->collective);
+
+		if (rank == lost ||
+		    (cause.peer < 0 && !moeep_flag_reached(seen, cause.expected))) {
+			cause.peer = rank;
+			cause.seen = seen;
+		}
+	}
+	return moeep_comm_raise(comm, &cause);
+}
+
+static int gather(struct moeep_comm *comm, const void *mine, void *all, size_t bytes,
+		  uint32_t timeout_ms)
+{
+	int rc;
+
+	if (comm->collective != MOEEP_OP_COMM_CREATE) {
+		comm->collective_step++;
+		/* Pairs with out_of_step() of peers: where this rank is. */
+		moeep_flag_publish(&moeep_comm_control(comm)->collective,
+				   moeep_flag_word(comm->collective_epoch, comm->collective_step));
+	}
+	rc = moeep_boot_allgather(comm->boot, mine, all, bytes, timeout_ms);
+	return is_out_of_step(rc) ? out_of_step(comm, rc) : rc;
+}
+
+int moeep_comm_gather(struct moeep_comm *comm, const void *mine, void *all, size_t bytes)
+{
+	return gather(comm, mine, all, bytes, comm->settings.timeout_ms);
+}
+
+struct enter_wait {
+	const struct moeep_comm *comm;
+	uint64_t expected;
+	int next; /* ranks before it have come */
+};
+
+static bool enter_ready(void *arg, struct moeep_pending *pending)
+{
+	struct enter_wait *w = arg;
+
+	for (; w->next < w->comm->num_ranks; w->next++) {
+		uint64_t seen = moeep_flag_get(&w->comm->peers[w->next].control->collective);
+
+		if (!moeep_flag_reached(seen, w->expected)) {
+			pending->peer = w->next;
+			pending->expected = w->expected;
+			pending->seen = seen;
+			pending->what = "the call";
+			return false;
+		}
+	}
+	return true;
+}
+
+int moeep_comm_enter(struct moeep_comm *comm, moeep_op_t op)
+{
+	struct enter_wait arg = {.comm = comm};
+	struct moeep_wait wait;
+
+	comm->collective = op;
+	comm->collective_epoch++;
+	comm->collective_step = 0;
+	arg.expected = moeep_flag_word(comm->collective_epoch, 0);
+	moeep_wait_begin(&wait, comm, op, comm->collective_epoch);
+	/* Pairs with enter_ready() of every peer. */
+	moeep_flag_publish(&moeep_comm_control(comm)->collective, arg.expected);
+	moeep_wait_wake_all(comm);
+	return moeep_wait_until(&wait, enter_ready, &arg);
+}
+
 int moeep_comm_agree(struct moeep_comm *comm, int result)
 {
 	struct verdict mine = {.result = result};
@@ -33,7 +149,8 @@ int moeep_comm_agree(struct moeep_comm *comm, int result)
 	if (result != MOEEP_OK) {
 		snprintf(mine.detail, sizeof(mine.detail), "%s", moeep_error_detail());
 	}
-	rc = moeep_boot_allgather(comm->boot, &mine, all, sizeof(mine), comm->settings.timeout_ms);
+	rc = gather(comm, &mine, all, sizeof(mine),
+		    is_out_of_step(result) ? rest_timeout(comm) : comm->settings.timeout_ms);
 	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
 		if (all[rank].result != MOEEP_OK) {
 			all[rank].detail[sizeof(all[rank].detail) - 1] = '\0';
@@ -44,9 +161,9 @@ int moeep_comm_agree(struct moeep_comm *comm, int result)
 	return rc;
 }
 
-/* What a rank tells of its window; the pointer is of use within its process. */
+/* What a rank tells of its window; the number is of use within its process. */
 struct announcement {
-	uint64_t pointer;
+	uint64_t number;
 	uint64_t bytes;
 };
 
@@ -59,8 +176,12 @@ static int take_windows(struct moeep_comm *comm, const struct announcement *all,
 		int rc = MOEEP_OK;
 
 		if (rank == comm->rank || peer->transport == MOEEP_TRANSPORT_PROCESS) {
-			windows[rank] = moeep_window_ref(
-				(struct moeep_window *)(uintptr_t)all[rank].pointer);
+			/* Another thread of this process may have given up meanwhile. */
+			windows[rank] = moeep_window_find(all[rank].number);
+			if (!windows[rank]) {
+				rc = moeep_fail(MOEEP_ERR_PEER_LOST,
+						"the memory of rank %d has gone already", rank);
+			}
 		} else if (all[rank].bytes > 0 && (!fds || fds[peer->local_rank] < 0)) {
 			rc = moeep_fail(MOEEP_ERR_SYSTEM, "no descriptor came from rank %d", rank);
 		} else {
@@ -86,13 +207,13 @@ int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *m
 	if (rc != MOEEP_OK) {
 		goto free_all;
 	}
-	here.pointer = (uint64_t)(uintptr_t)mine;
+	here.number = mine->number;
 	here.bytes = mine->bytes;
-	rc = moeep_boot_allgather(comm->boot, &here, all, sizeof(here), comm->settings.timeout_ms);
+	rc = moeep_comm_gather(comm, &here, all, sizeof(here));
 	if (rc == MOEEP_OK && comm->local) {
 		fds = malloc((size_t)comm->local_ranks * sizeof(*fds));
 		rc = fds ? moeep_node_exchange(comm->local, mine->fd, fds,
-					       comm->settings.timeout_ms)
+					       moeep_comm_fds_timeout(comm))
 			 : moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors",
 				      comm->local_ranks);
 	}
@@ -106,6 +227,10 @@ int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *m
 	}
 	/* From here on everybody holds its references, so the owner may let go of its own. */
 	rc = moeep_comm_agree(comm, rc);
+	if (is_out_of_step(rc)) {
+		/* Also if the ranks could agree on it: not all have got all descriptors. */
+		rc = out_of_step(comm, rc);
+	}
 	if (rc != MOEEP_OK) {
 		for (int rank = 0; rank < comm->num_ranks; rank++) {
 			moeep_window_unref(windows[rank]);

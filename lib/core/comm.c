@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "bootstrap/boot.h"
@@ -58,8 +59,7 @@ static int exchange_identities(struct moeep_comm *comm, int result)
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
 		mine.backend = comm->settings.backend;
-		rc = moeep_boot_allgather(comm->boot, &mine, all, sizeof(mine),
-					  comm->settings.timeout_ms);
+		rc = moeep_comm_gather(comm, &mine, all, sizeof(mine));
 	}
 	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
 		if (all[rank].wire_version != MOEEP_WIRE_VERSION) {
@@ -129,29 +129,53 @@ static int open_local(struct moeep_comm *comm)
 			members[peer->local_rank].socket_name = peer->id.socket_name;
 		}
 		self = comm->peers[comm->rank].local_rank;
-		rc = moeep_node_listen(members, comm->local_ranks, self, &comm->local);
+		rc = moeep_node_listen(members, comm->local_ranks, self, comm->boot, &comm->local);
 	}
 	free(members);
 	/* Agreement stands between the leader's socket and its peers' connecting. */
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
-		rc = moeep_comm_agree(comm,
-				      moeep_node_join(comm->local, comm->settings.timeout_ms));
+		rc = moeep_comm_agree(
+			comm, moeep_node_join(comm->local, moeep_comm_fds_timeout(comm)));
 	}
 	return rc;
 }
 
-/* Give each process on this host an end of a pipe that closes when this rank's process ends. */
+static void take_lifelines(struct moeep_comm *comm, const int *pipes, const int *processes)
+{
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		struct moeep_peer *peer = &comm->peers[rank];
+
+		if (peer->transport == MOEEP_TRANSPORT_SHM) {
+			peer->lifeline = pipes[peer->local_rank];
+			peer->process = processes[peer->local_rank];
+			continue;
+		}
+		if (pipes[peer->local_rank] >= 0) {
+			close(pipes[peer->local_rank]);
+		}
+		if (processes[peer->local_rank] >= 0) {
+			close(processes[peer->local_rank]);
+		}
+	}
+}
+
+/*
+ * Give each process on this host an end of a pipe that closes when this rank's process ends or
+ * becomes another program, and the process itself as a descriptor: children that the rank has
+ * forked keep the pipe open after its end. Kernels before 5.3 have the pipe only.
+ */
 static int share_lifelines(struct moeep_comm *comm)
 {
 	int ends[2] = {-1, -1};
+	int process = -1;
 	int *fds = NULL;
 	int rc = MOEEP_OK;
 
 	if (!comm->local) {
 		return MOEEP_OK;
 	}
-	fds = malloc((size_t)comm->local_ranks * sizeof(*fds));
+	fds = malloc(2 * (size_t)comm->local_ranks * sizeof(*fds));
 	if (!fds) {
 		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors", comm->local_ranks);
 	} else if (pipe2(ends, O_CLOEXEC) != 0) {
@@ -159,19 +183,26 @@ static int share_lifelines(struct moeep_comm *comm)
 	}
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
-		rc = moeep_node_exchange(comm->local, ends[0], fds, comm->settings.timeout_ms);
-		for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
-			struct moeep_peer *peer = &comm->peers[rank];
+		uint32_t timeout_ms = moeep_comm_fds_timeout(comm);
+		int *processes = fds + comm->local_ranks;
 
-			if (peer->transport == MOEEP_TRANSPORT_SHM) {
-				peer->lifeline = fds[peer->local_rank];
-			} else if (fds[peer->local_rank] >= 0) {
-				close(fds[peer->local_rank]);
+		process = (int)syscall(SYS_pidfd_open, getpid(), 0);
+		rc = moeep_node_exchange(comm->local, ends[0], fds, timeout_ms);
+		if (rc == MOEEP_OK) {
+			rc = moeep_node_exchange(comm->local, process, processes, timeout_ms);
+			if (rc != MOEEP_OK) {
+				for (int i = 0; i < comm->local_ranks; i++) {
+					processes[i] = -1;
+				}
 			}
+			take_lifelines(comm, fds, processes);
 		}
 	}
 	if (ends[0] >= 0) {
 		close(ends[0]);
+	}
+	if (process >= 0) {
+		close(process);
 	}
 	comm->lifeline = ends[1];
 	free(fds);
@@ -205,6 +236,9 @@ static void comm_free(struct moeep_comm *comm)
 	for (int rank = 0; comm->peers && rank < comm->num_ranks; rank++) {
 		if (comm->peers[rank].lifeline >= 0) {
 			close(comm->peers[rank].lifeline);
+		}
+		if (comm->peers[rank].process >= 0) {
+			close(comm->peers[rank].process);
 		}
 		moeep_window_unref(comm->peers[rank].control_window);
 	}
@@ -314,6 +348,7 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	comm->rank = rank;
 	comm->num_ranks = num_ranks;
 	comm->lifeline = -1;
+	comm->collective = MOEEP_OP_COMM_CREATE;
 	pthread_mutex_init(&comm->lock, NULL);
 	comm->peers = calloc((size_t)num_ranks, sizeof(*comm->peers));
 	if (!comm->peers) {
@@ -322,6 +357,7 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	}
 	for (int i = 0; i < num_ranks; i++) {
 		comm->peers[i].lifeline = -1;
+		comm->peers[i].process = -1;
 	}
 	rc = moeep_settings_load(&config, &comm->settings);
 	if (rc != MOEEP_OK) {

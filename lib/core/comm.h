@@ -26,6 +26,7 @@ struct moeep_peer {
 	moeep_transport_t transport;
 	int lifeline; /* read end of the peer's pipe, -1 within the process; end of file: it is gone
 		       */
+	int process;  /* its process, readable once that has ended; -1: not known */
 	struct moeep_control *control;
 	struct moeep_window *control_window;
 };
@@ -44,6 +45,11 @@ struct moeep_comm {
 	struct moeep_peer *peers; /* [num_ranks] */
 	uint64_t barrier_epoch;
 
+	/* The collective call that is under way, by one thread at a time. */
+	moeep_op_t collective;
+	uint64_t collective_epoch; /* calls begun */
+	uint64_t collective_step;  /* exchanges begun in this one */
+
 	pthread_mutex_t lock; /* regions and counters below */
 	struct moeep_region *regions;
 	uint32_t next_region;
@@ -55,6 +61,24 @@ static inline struct moeep_control *moeep_comm_control(const struct moeep_comm *
 {
 	return comm->peers[comm->rank].control;
 }
+
+/*
+ * Begin a collective call on a comm that exists: wait until every rank has. So one that does not
+ * come is named like in any other wait, and moeep_comm_abort() ends it.
+ */
+int moeep_comm_enter(struct moeep_comm *comm, moeep_op_t op);
+
+/*
+ * Within a collective call: gather `bytes` bytes of every rank into all[num_ranks][bytes]. If ranks
+ * are out of step afterwards, the group has failed.
+ */
+int moeep_comm_gather(struct moeep_comm *comm, const void *mine, void *all, size_t bytes);
+
+/*
+ * Limit of a wait for descriptors within a collective call. It leaves some of the time-out for the
+ * agreement on the result, in which those who wait for this rank learn of it.
+ */
+uint32_t moeep_comm_fds_timeout(const struct moeep_comm *comm);
 
 /*
  * Make one result of every rank's: MOEEP_OK if all succeeded, else on every rank the error of the
@@ -76,7 +100,10 @@ int moeep_comm_check(const struct moeep_comm *comm);
 /* Record a failure for the whole group, unless there is one already; returns the group's error. */
 int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause);
 
-/* Look whether any peer is gone; fill in how, for the one in `pending`. Slow path of waits. */
+/*
+ * Look whether any peer is gone; one that has left in order counts only if it is waited for.
+ * Returns the one that is waited for rather than another, and -1 for none. Slow path of waits.
+ */
 int moeep_comm_find_lost(struct moeep_comm *comm, int waited_for, bool *left);
 
 #endif

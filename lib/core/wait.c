@@ -103,10 +103,10 @@ static bool sleep_on(struct moeep_control *control, moeep_ready_fn ready, void *
 	return done;
 }
 
-static int raise_pending(const struct moeep_wait *wait, const struct moeep_pending *pending,
-			 int result, const char *how)
+static struct moeep_cause cause_of(const struct moeep_wait *wait,
+				   const struct moeep_pending *pending, int result)
 {
-	struct moeep_cause cause = {
+	return (struct moeep_cause){
 		.result = result,
 		.operation = wait->op,
 		.rank = wait->comm->rank,
@@ -115,9 +115,27 @@ static int raise_pending(const struct moeep_wait *wait, const struct moeep_pendi
 		.expected = pending->expected,
 		.seen = pending->seen,
 	};
+}
+
+static int raise_pending(const struct moeep_wait *wait, const struct moeep_pending *pending,
+			 int result, const char *how)
+{
+	struct moeep_cause cause = cause_of(wait, pending, result);
 
 	snprintf(cause.message, sizeof(cause.message), "rank %d waited for %s of rank %d, which %s",
 		 cause.rank, pending->what, pending->peer, how);
+	return moeep_comm_raise(wait->comm, &cause);
+}
+
+/* A rank has died that this one does not wait for just now. */
+static int raise_other(const struct moeep_wait *wait, const struct moeep_pending *pending, int lost)
+{
+	struct moeep_cause cause = cause_of(wait, pending, MOEEP_ERR_PEER_LOST);
+
+	cause.peer = lost;
+	snprintf(cause.message, sizeof(cause.message),
+		 "rank %d waited for %s of rank %d when it found rank %d gone: its process ended",
+		 cause.rank, pending->what, pending->peer, lost);
 	return moeep_comm_raise(wait->comm, &cause);
 }
 
@@ -135,14 +153,17 @@ static int check_bounds(const struct moeep_wait *wait, const struct moeep_pendin
 		if (ready(arg, &latest)) {
 			return MOEEP_OK;
 		}
-		if (latest.peer == lost || !left) {
-			latest.peer = lost;
+		if (latest.peer == lost) {
 			return raise_pending(wait, &latest, MOEEP_ERR_PEER_LOST,
 					     left ? "has left the group"
 						  : "is gone: its process ended");
 		}
+		if (!left) {
+			return raise_other(wait, &latest, lost);
+		}
 	}
 	if (now >= wait->deadline_ns) {
+		latest.blame = true;
 		if (ready(arg, &latest)) {
 			return MOEEP_OK;
 		}
@@ -156,6 +177,7 @@ int moeep_wait_until(const struct moeep_wait *wait, moeep_ready_fn ready, void *
 	struct moeep_comm *comm = wait->comm;
 	struct moeep_control *control = moeep_comm_control(comm);
 	struct moeep_pending pending = {.peer = -1, .what = "an answer"};
+	uint64_t checked;
 	uint64_t spin_until;
 	int rc;
 
@@ -175,6 +197,8 @@ int moeep_wait_until(const struct moeep_wait *wait, moeep_ready_fn ready, void *
 		}
 	} while (moeep_now_ns() < spin_until);
 
+	/* A doorbell that rings all the time must not put the checks off. */
+	checked = moeep_now_ns();
 	for (;;) {
 		uint64_t now = moeep_now_ns();
 		uint64_t slice = SLEEP_SLICE_NS;
@@ -190,7 +214,9 @@ int moeep_wait_until(const struct moeep_wait *wait, moeep_ready_fn ready, void *
 		if (aborted(control)) {
 			return moeep_comm_check(comm);
 		}
-		if (moeep_now_ns() - now >= slice) {
+		now = moeep_now_ns();
+		if (now >= wait->deadline_ns || now - checked >= SLEEP_SLICE_NS) {
+			checked = now;
 			rc = check_bounds(wait, &pending, ready, arg);
 			if (rc != MOEEP_OK) {
 				return rc;

@@ -49,7 +49,9 @@ struct moeep_pending {
 	int peer;
 	uint64_t expected;
 	uint64_t seen;
-	const char *what; /* "its rows", for the report: "waiting for rank 3: its rows" */
+	const char *what; /* "the rows", for the report: "waited for the rows of rank 3" */
+	bool blame; /* asked when time has run out: name the rank that holds all up, if this one
+		       itself waits for another */
 };
 
 /* True if the wait is over; else *pending says what for. Called often, with no locks held. */

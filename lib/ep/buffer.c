@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bootstrap/boot.h"
 #include "core/error.h"
 #include "ep/buffer.h"
 
@@ -117,8 +116,7 @@ static int agree_config(struct moeep_comm *comm, const moeep_buffer_config_t *co
 
 	rc = moeep_comm_agree(comm, all ? MOEEP_OK : moeep_fail(MOEEP_ERR_NOMEM, "no memory"));
 	if (rc == MOEEP_OK) {
-		rc = moeep_boot_allgather(comm->boot, config, all, sizeof(*config),
-					  comm->settings.timeout_ms);
+		rc = moeep_comm_gather(comm, config, all, sizeof(*config));
 	}
 	for (int rank = 1; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
 		int64_t left = 0;
@@ -184,6 +182,9 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 				  (void *)buffer_out);
 	}
 	rc = moeep_comm_check(comm);
+	if (rc == MOEEP_OK) {
+		rc = moeep_comm_enter(comm, MOEEP_OP_BUFFER_CREATE);
+	}
 	if (rc != MOEEP_OK) {
 		return rc;
 	}

@@ -30,10 +30,6 @@ static int check_dispatch_scales(const struct moeep_buffer *buffer, moeep_dispat
 		rc = moeep_check_range("scale_count", args->scale_count, 1,
 				       buffer->geo.config.max_scales);
 	}
-	if (rc == MOEEP_OK && args->scales) {
-		rc = moeep_check_scales("scale", args->scale_layout, args->scale_stride,
-					args->scale_count, args->num_tokens);
-	}
 	if (rc == MOEEP_OK && args->recv_scales) {
 		rc = moeep_check_scales("recv_scale", args->recv_scale_layout,
 					args->recv_scale_stride, args->scale_count, args->capacity);

@@ -26,6 +26,13 @@ static int task_run(const struct moeep_task *task)
 	}
 	if (rc == MOEEP_OK && task->run) {
 		rc = task->run(task->buffer, task->handle, task->args);
+		if (rc == MOEEP_OK) {
+			/*
+			 * A rank that was stopped may find all it needs after the others have given
+			 * up, and have reused what it read in place: that is not a result.
+			 */
+			rc = moeep_comm_check(task->buffer->comm);
+		}
 	}
 	return rc;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "ep/check.h"
 #include "host/ht_dispatch.h"
 #include "host/ht_route.h"
 
@@ -168,27 +169,37 @@ static int prepare(struct moeep_ht_dispatch *d, struct moeep_ht_entry *entry)
 		handle->topk = args->topk ? args->topk : buffer->geo.config.max_topk;
 		handle->row_layout = args->row_layout ? args->row_layout : MOEEP_ROWS_FLAT;
 		handle->alignment = args->expert_alignment ? args->expert_alignment : 1;
-		handle->weighted = args->topk_weights != NULL;
 		rc = moeep_route_read(buffer, args->topk_idx, args->topk_dtype, args->num_tokens,
 				      handle->topk, handle->topk_idx, buffer->scratch.count_rank,
 				      buffer->scratch.count_expert);
 		if (rc != MOEEP_OK) {
 			return rc;
 		}
-		if (handle->weighted) {
-			memcpy(handle->topk_weights, args->topk_weights,
-			       sizeof(float) * (size_t)(args->num_tokens * handle->topk));
-		}
+	}
+	if (args->topk_weights) {
+		handle->weighted = true;
+		memcpy(handle->topk_weights, args->topk_weights,
+		       sizeof(float) * (size_t)(handle->num_tokens * handle->topk));
+	} else if (!cached) {
+		handle->weighted = false;
 	}
 	d->num_tokens = handle->num_tokens;
 	d->topk = handle->topk;
-	d->topk_weights = cached && args->topk_weights ? args->topk_weights : handle->topk_weights;
+	d->topk_weights = handle->topk_weights;
 	d->row_bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(args->dtype);
 	if (d->num_tokens > 0 && !args->x && !(args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
 		return moeep_fail(MOEEP_ERR_INVALID, "x is NULL with num_tokens %lld",
 				  (long long)d->num_tokens);
 	}
 
+	if (args->scales) {
+		/* Of a cached routing the call did not know the tokens. */
+		rc = moeep_check_scales("scale", args->scale_layout, args->scale_stride,
+					args->scale_count, d->num_tokens);
+		if (rc != MOEEP_OK) {
+			return rc;
+		}
+	}
 	entry->op = MOEEP_OP_DISPATCH;
 	entry->flags = args->flags & (MOEEP_DISPATCH_CACHED | MOEEP_DISPATCH_COUNTS_ONLY);
 	entry->dtype = args->dtype;
@@ -327,6 +338,7 @@ int moeep_host_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 		rc = check_handles(&d);
 		handle->kind = rc == MOEEP_OK ? MOEEP_ROUTE_HT : MOEEP_ROUTE_NONE;
 	} else if (rc == MOEEP_OK) {
+		handle->weighted = (d.op.given & MOEEP_GIVEN_WEIGHTS) != 0;
 		write_counts(&d);
 	}
 	if (rc != MOEEP_OK) {

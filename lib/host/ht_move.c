@@ -293,6 +293,37 @@ static bool can_take(const struct moeep_ht_dispatch *d, int from, struct moeep_p
 	return true;
 }
 
+/*
+ * The ranks wait for each other if one of them does not take its rows: with full rings nobody can
+ * go on. It is that one; or, if all that was staged is taken, a source that does not stage.
+ */
+static void blame(const struct moeep_ht_dispatch *d, struct moeep_pending *pending)
+{
+	struct moeep_buffer *buffer = d->op.buffer;
+	int ranks = buffer->geo.num_ranks;
+
+	for (int source = 0; source < ranks; source++) {
+		uint64_t head = moeep_flag_get(&moeep_buffer_words(buffer, source)->ht_head.word);
+
+		for (int to = 0; to < ranks; to++) {
+			uint64_t tail;
+
+			if (to == source || to == buffer->geo.rank) {
+				continue;
+			}
+			tail = moeep_flag_get(
+				moeep_buffer_flag(buffer, to, buffer->geo.ht_tail, source));
+			if (!moeep_flag_reached(tail, head)) {
+				*pending = (struct moeep_pending){.peer = to,
+								  .expected = head,
+								  .seen = tail,
+								  .what = "room in the rings"};
+				return;
+			}
+		}
+	}
+}
+
 static bool dispatch_ready(void *arg, struct moeep_pending *pending)
 {
 	struct moeep_ht_dispatch *d = arg;
@@ -304,6 +335,9 @@ static bool dispatch_ready(void *arg, struct moeep_pending *pending)
 		if (can_take(d, rank, pending)) {
 			return true;
 		}
+	}
+	if (pending->blame) {
+		blame(d, pending);
 	}
 	return false;
 }

@@ -121,7 +121,7 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.buffer = buffer,
 		.offset = offsetof(struct moeep_words, ll_creceived),
 		.expected = moeep_flag_word(moeep_epoch_before(epoch, MOEEP_SLOTS), 0),
-		.what = "its RECV of two epochs ago",
+		.what = "the RECV of two epochs ago",
 	};
 	moeep_ll_combine_args_t resolved = *args;
 	struct moeep_ll_entry *entry;

@@ -24,7 +24,7 @@ static int credit(struct moeep_buffer *buffer, moeep_op_t op, uint64_t epoch, si
 		.buffer = buffer,
 		.offset = offset,
 		.expected = moeep_flag_word(moeep_epoch_before(epoch, MOEEP_SLOTS), 0),
-		.what = "its RECV of two epochs ago",
+		.what = "the RECV of two epochs ago",
 	};
 
 	/* A slot is free once every rank has received what it held, two epochs ago. */

@@ -41,6 +41,8 @@ struct moeep_control {
 	/* Written by this rank only. */
 	_Alignas(MOEEP_CACHE_LINE) _Atomic uint64_t barrier; /* flag word: barriers entered */
 	_Atomic uint32_t left;				     /* 1: this rank destroyed its comm */
+	_Atomic uint64_t collective; /* flag word: collective calls entered, exchanges in the last
+				      */
 };
 static_assert(sizeof(struct moeep_control) == 6 * MOEEP_CACHE_LINE, "layout of shared memory");
 

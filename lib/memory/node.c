@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "bootstrap/boot.h"
 #include "core/error.h"
 #include "core/wait.h"
 #include "memory/node.h"
@@ -20,8 +21,11 @@
 /* Descriptors in one message; the kernel's limit is 253. */
 #define BATCH	  64
 #define NAME_SIZE 32
+/* A wait looks this often whether a rank died that has not connected yet. */
+#define SLICE_MS  50
 
 struct moeep_node {
+	struct moeep_boot *boot;
 	int self;
 	int count;
 	int listener;		  /* leader */
@@ -57,7 +61,7 @@ static void node_address(const char *name, struct sockaddr_un *address, socklen_
 }
 
 int moeep_node_listen(const struct moeep_node_member *members, int count, int self,
-		      struct moeep_node **node_out)
+		      struct moeep_boot *boot, struct moeep_node **node_out)
 {
 	struct moeep_node *node = calloc(1, sizeof(*node));
 	int num_sockets = self == 0 ? count : 1;
@@ -68,6 +72,7 @@ int moeep_node_listen(const struct moeep_node_member *members, int count, int se
 	if (!node) {
 		return moeep_fail(MOEEP_ERR_NOMEM, "no memory for the host's exchange");
 	}
+	node->boot = boot;
 	node->self = self;
 	node->count = count;
 	node->listener = -1;
@@ -133,34 +138,42 @@ static uint64_t deadline_of(uint32_t timeout_ms)
 }
 
 /* Wait for input or room on a socket; `rank` is whom to name. */
-static int node_poll(int fd, short events, uint64_t deadline, int rank)
+static int node_poll(const struct moeep_node *node, int fd, short events, uint64_t deadline,
+		     int rank)
 {
 	for (;;) {
 		struct pollfd p = {.fd = fd, .events = events};
 		uint64_t now = moeep_now_ns();
-		int ms = deadline == UINT64_MAX ? -1 : 0;
+		int ms = SLICE_MS;
+		int lost;
 		int n;
 
-		if (deadline != UINT64_MAX && deadline > now) {
+		if (deadline <= now) {
+			ms = 0;
+		} else if ((deadline - now) / 1000000u < SLICE_MS) {
 			ms = (int)((deadline - now) / 1000000u) + 1;
 		}
 		n = poll(&p, 1, ms);
 		if (n > 0) {
 			return MOEEP_OK;
 		}
-		if (n == 0) {
+		if (n < 0 && errno != EINTR) {
+			return moeep_fail_errno("poll on the host's Unix socket");
+		}
+		lost = moeep_boot_lost(node->boot);
+		if (lost >= 0) {
+			return moeep_fail(MOEEP_ERR_PEER_LOST, "rank %d is lost", lost);
+		}
+		if (n == 0 && deadline <= now) {
 			return moeep_fail(
 				MOEEP_ERR_TIMEOUT,
 				"rank %d did not answer on the host's Unix socket in time", rank);
 		}
-		if (errno != EINTR) {
-			return moeep_fail_errno("poll on the host's Unix socket");
-		}
 	}
 }
 
-static int node_send(int fd, const void *data, size_t bytes, const int *fds, int num_fds,
-		     uint64_t deadline, int rank)
+static int node_send(const struct moeep_node *node, int fd, const void *data, size_t bytes,
+		     const int *fds, int num_fds, uint64_t deadline, int rank)
 {
 	union {
 		char space[CMSG_SPACE(BATCH * sizeof(int))];
@@ -183,7 +196,7 @@ static int node_send(int fd, const void *data, size_t bytes, const int *fds, int
 		memcpy(CMSG_DATA(header), fds, (size_t)num_fds * sizeof(int));
 	}
 	do {
-		int rc = node_poll(fd, POLLOUT, deadline, rank);
+		int rc = node_poll(node, fd, POLLOUT, deadline, rank);
 
 		if (rc != MOEEP_OK) {
 			return rc;
@@ -200,8 +213,8 @@ static int node_send(int fd, const void *data, size_t bytes, const int *fds, int
 	return MOEEP_OK;
 }
 
-static int node_recv(int fd, void *data, size_t bytes, int *fds, int *num_fds, uint64_t deadline,
-		     int rank)
+static int node_recv(const struct moeep_node *node, int fd, void *data, size_t bytes, int *fds,
+		     int *num_fds, uint64_t deadline, int rank)
 {
 	union {
 		char space[CMSG_SPACE(BATCH * sizeof(int))];
@@ -217,13 +230,17 @@ static int node_recv(int fd, void *data, size_t bytes, int *fds, int *num_fds, u
 
 	*num_fds = 0;
 	do {
-		int rc = node_poll(fd, POLLIN, deadline, rank);
+		int rc = node_poll(node, fd, POLLIN, deadline, rank);
 
 		if (rc != MOEEP_OK) {
 			return rc;
 		}
 		n = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
+	if (n < 0 && errno == ECONNRESET) {
+		return moeep_fail(MOEEP_ERR_PEER_LOST, "rank %d closed the host's Unix socket",
+				  rank);
+	}
 	if (n < 0) {
 		return moeep_fail_errno("receiving from rank %d on the host's Unix socket", rank);
 	}
@@ -261,12 +278,14 @@ static int node_accept(struct moeep_node *node, uint64_t deadline)
 		int num_ignored = 0;
 		int fd;
 		int missing = 1;
+		int rc;
 
 		while (missing < node->count && node->sockets[missing] >= 0) {
 			missing++;
 		}
-		if (node_poll(node->listener, POLLIN, deadline, node->ranks[missing]) != MOEEP_OK) {
-			return MOEEP_ERR_TIMEOUT;
+		rc = node_poll(node, node->listener, POLLIN, deadline, node->ranks[missing]);
+		if (rc != MOEEP_OK) {
+			return rc;
 		}
 		fd = accept4(node->listener, NULL, NULL, SOCK_CLOEXEC);
 		if (fd < 0) {
@@ -275,8 +294,8 @@ static int node_accept(struct moeep_node *node, uint64_t deadline)
 			}
 			return moeep_fail_errno("accept on the host's Unix socket");
 		}
-		if (node_recv(fd, &hello, sizeof(hello), ignored, &num_ignored, deadline, -1) ==
-			    MOEEP_OK &&
+		if (node_recv(node, fd, &hello, sizeof(hello), ignored, &num_ignored, deadline,
+			      -1) == MOEEP_OK &&
 		    hello.magic == NODE_MAGIC && hello.member > 0 && hello.member < node->count &&
 		    node->sockets[hello.member] < 0 &&
 		    memcmp(hello.name, node->names[hello.member], NAME_SIZE) == 0) {
@@ -322,7 +341,7 @@ int moeep_node_join(struct moeep_node *node, uint32_t timeout_ms)
 			       : moeep_fail_errno("connecting to rank %d on the host's Unix socket",
 						  node->ranks[0]);
 	}
-	return node_send(node->sockets[0], &hello, sizeof(hello), NULL, 0, deadline,
+	return node_send(node, node->sockets[0], &hello, sizeof(hello), NULL, 0, deadline,
 			 node->ranks[0]);
 }
 
@@ -379,7 +398,7 @@ static int leader_exchange(struct moeep_node *node, int fd, int *fds, uint64_t d
 
 	fds[0] = fd >= 0 ? dup(fd) : -1;
 	for (int i = 1; i < node->count && rc == MOEEP_OK; i++) {
-		rc = node_recv(node->sockets[i], &batch, sizeof(batch), present, &num, deadline,
+		rc = node_recv(node, node->sockets[i], &batch, sizeof(batch), present, &num, deadline,
 			       node->ranks[i]);
 		if (rc == MOEEP_OK) {
 			fds[i] = num > 0 ? present[0] : -1;
@@ -388,7 +407,7 @@ static int leader_exchange(struct moeep_node *node, int fd, int *fds, uint64_t d
 	for (int i = 1; i < node->count && rc == MOEEP_OK; i++) {
 		for (int first = 0; first < node->count && rc == MOEEP_OK; first += BATCH) {
 			batch_fill(&batch, fds, first, node->count, present, &num);
-			rc = node_send(node->sockets[i], &batch, sizeof(batch), present, num,
+			rc = node_send(node, node->sockets[i], &batch, sizeof(batch), present, num,
 				       deadline, node->ranks[i]);
 		}
 	}
@@ -403,10 +422,10 @@ static int member_exchange(struct moeep_node *node, int fd, int *fds, uint64_t d
 	int rc;
 
 	batch_fill(&batch, &fd, 0, 1, present, &num);
-	rc = node_send(node->sockets[0], &batch, sizeof(batch), present, num, deadline,
+	rc = node_send(node, node->sockets[0], &batch, sizeof(batch), present, num, deadline,
 		       node->ranks[0]);
 	for (int first = 0; first < node->count && rc == MOEEP_OK; first += BATCH) {
-		rc = node_recv(node->sockets[0], &batch, sizeof(batch), present, &num, deadline,
+		rc = node_recv(node, node->sockets[0], &batch, sizeof(batch), present, &num, deadline,
 			       node->ranks[0]);
 		if (rc == MOEEP_OK) {
 			rc = batch_take(&batch, first, node->count, present, num, fds);

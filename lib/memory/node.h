@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+struct moeep_boot;
 struct moeep_node;
 
 /* What one rank of the host is to the exchange. */
@@ -21,9 +22,10 @@ struct moeep_node_member {
 /*
  * First half: the leader, members[0], opens its socket. It must have been called there before any
  * moeep_node_join(). `self` indexes members, ascending by rank, which must outlive neither call.
+ * While it waits it looks at boot, so that the end of a rank that is not connected yet is noticed.
  */
 int moeep_node_listen(const struct moeep_node_member *members, int count, int self,
-		      struct moeep_node **node);
+		      struct moeep_boot *boot, struct moeep_node **node);
 /* Second half: connect, each side proving by a nonce that both mean the same group. */
 int moeep_node_join(struct moeep_node *node, uint32_t timeout_ms);
 

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bootstrap/boot.h"
 #include "core/comm.h"
 #include "core/error.h"
 #include "memory/region.h"
@@ -164,6 +163,10 @@ int moeep_mem_alloc(moeep_comm_t *comm, size_t bytes, uint32_t flags, void **ptr
 	if (!ptr) {
 		return moeep_fail(MOEEP_ERR_INVALID, "ptr is NULL");
 	}
+	rc = moeep_comm_enter(comm, MOEEP_OP_MEMORY);
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
 	region = region_new(comm);
 	if (!region) {
 		return moeep_comm_agree(comm,
@@ -213,6 +216,9 @@ int moeep_mem_register(moeep_comm_t *comm, void *ptr, size_t bytes, uint32_t fla
 	struct moeep_region *region;
 	int rc = check_memory_call(comm, flags);
 
+	if (rc == MOEEP_OK) {
+		rc = moeep_comm_enter(comm, MOEEP_OP_MEMORY);
+	}
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
@@ -235,8 +241,7 @@ int moeep_mem_register(moeep_comm_t *comm, void *ptr, size_t bytes, uint32_t fla
 	}
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
-		rc = moeep_boot_allgather(comm->boot, &mine, all, sizeof(mine),
-					  comm->settings.timeout_ms);
+		rc = moeep_comm_gather(comm, &mine, all, sizeof(mine));
 	}
 	if (rc == MOEEP_OK) {
 		for (int rank = 0; rank < comm->num_ranks; rank++) {

@@ -4,12 +4,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/error.h"
 #include "memory/window.h"
+
+/* References of all windows, and the windows that this process made. */
+static pthread_mutex_t window_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct moeep_window *window_list;
+static uint64_t last_number;
 
 static struct moeep_window *window_new(size_t bytes)
 {
@@ -18,9 +25,49 @@ static struct moeep_window *window_new(size_t bytes)
 	if (window) {
 		window->bytes = bytes;
 		window->fd = -1;
-		atomic_init(&window->refs, 1);
+		window->refs = 1;
 	}
 	return window;
+}
+
+static void window_enlist(struct moeep_window *window)
+{
+	pthread_mutex_lock(&window_lock);
+	window->number = ++last_number;
+	window->next = window_list;
+	window_list = window;
+	pthread_mutex_unlock(&window_lock);
+}
+
+struct moeep_window *moeep_window_find(uint64_t number)
+{
+	struct moeep_window *window;
+
+	pthread_mutex_lock(&window_lock);
+	for (window = window_list; window && window->number != number; window = window->next) {
+	}
+	if (window) {
+		window->refs++;
+	}
+	pthread_mutex_unlock(&window_lock);
+	return window;
+}
+
+/* True if that was the last reference; it can then not be found any more. */
+static bool window_put(struct moeep_window *window)
+{
+	bool last;
+
+	pthread_mutex_lock(&window_lock);
+	last = --window->refs == 0;
+	for (struct moeep_window **link = &window_list; last && *link; link = &(*link)->next) {
+		if (*link == window) {
+			*link = window->next;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&window_lock);
+	return last;
 }
 
 static int window_mmap(struct moeep_window *window, int fd)
@@ -78,6 +125,7 @@ int moeep_window_create(const char *name, size_t bytes, struct moeep_window **wi
 			goto unmap;
 		}
 	}
+	window_enlist(window);
 	*window_out = window;
 	return MOEEP_OK;
 
@@ -109,12 +157,6 @@ int moeep_window_map(int fd, size_t bytes, struct moeep_window **window_out)
 	return MOEEP_OK;
 }
 
-struct moeep_window *moeep_window_ref(struct moeep_window *window)
-{
-	atomic_fetch_add_explicit(&window->refs, 1, memory_order_relaxed);
-	return window;
-}
-
 void moeep_window_close_fd(struct moeep_window *window)
 {
 	if (window->fd >= 0) {
@@ -125,8 +167,8 @@ void moeep_window_close_fd(struct moeep_window *window)
 
 void moeep_window_unref(struct moeep_window *window)
 {
-	/* Acquire and release: the last one to let go sees everybody's accesses done. */
-	if (!window || atomic_fetch_sub_explicit(&window->refs, 1, memory_order_acq_rel) != 1) {
+	/* The lock orders everybody's accesses before the end. */
+	if (!window || !window_put(window)) {
 		return;
 	}
 	moeep_window_close_fd(window);

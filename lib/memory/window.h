@@ -10,14 +10,16 @@
 #ifndef MOEEP_MEMORY_WINDOW_H
 #define MOEEP_MEMORY_WINDOW_H
 
-#include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct moeep_window {
 	void *base;   /* NULL if bytes is 0 */
 	size_t bytes; /* as asked for; the mapping is whole pages */
 	int fd;	      /* -1 once nobody needs it any more */
-	atomic_int refs;
+	int refs;
+	uint64_t number; /* in this process, never used again; of a mapped one 0 */
+	struct moeep_window *next;
 };
 
 /* Make a zeroed window, its memory reserved, so that a full machine is an error here and not a
@@ -27,7 +29,11 @@ int moeep_window_create(const char *name, size_t bytes, struct moeep_window **wi
 /* Map a window of another process from its descriptor, which stays the caller's. */
 int moeep_window_map(int fd, size_t bytes, struct moeep_window **window);
 
-struct moeep_window *moeep_window_ref(struct moeep_window *window);
+/*
+ * A reference to a window that this process made, or NULL if nobody holds it any more. Thread ranks
+ * tell each other numbers, since a pointer may outlive what it points to.
+ */
+struct moeep_window *moeep_window_find(uint64_t number);
 /* NULL is a no-op. */
 void moeep_window_unref(struct moeep_window *window);
 

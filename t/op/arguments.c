@@ -22,10 +22,10 @@ struct wrong {
 	int expect;
 };
 
-#define WRONG(type, field, value)                                                           \
-	{                                                                                   \
-		#field, offsetof(type, field), sizeof(((type *)0)->field), value,           \
-			MOEEP_ERR_INVALID                                                   \
+#define WRONG(type, field, value)                                                                  \
+	{                                                                                          \
+#field, offsetof(type, field), sizeof(((type *)0)->field), value,                  \
+			MOEEP_ERR_INVALID                                                          \
 	}
 
 static void spoil(void *args, const struct wrong *wrong)
@@ -44,8 +44,8 @@ static void named(int result, const struct wrong *wrong, const char *call)
 	snprintf(hex, sizeof(hex), "%llx", (unsigned long long)wrong->value);
 	rank_check(result == wrong->expect, "%s, %s %s: %s (%s)", call, wrong->name, number,
 		   moeep_strerror(result), detail);
-	rank_check(strstr(detail, wrong->name) != NULL, "%s, %s %s: the detail does not name it: %s",
-		   call, wrong->name, number, detail);
+	rank_check(strstr(detail, wrong->name) != NULL,
+		   "%s, %s %s: the detail does not name it: %s", call, wrong->name, number, detail);
 	rank_check(pointer || strstr(detail, number) || strstr(detail, hex),
 		   "%s, %s %s: the detail does not have the value: %s", call, wrong->name, number,
 		   detail);
@@ -89,9 +89,9 @@ static const struct wrong dispatch_wrong[] = {
 #define COMBINE(field, value) WRONG(moeep_combine_args_t, field, value)
 
 static const struct wrong combine_wrong[] = {
-	COMBINE(flags, 2),	    COMBINE(flags, MOEEP_COMBINE_WEIGHTED), /* of flat rows */
-	COMBINE(dtype, MOEEP_FP8_E4M3), COMBINE(dtype, -1),
-	COMBINE(dtype, MOEEP_FP32), COMBINE(x, 0),
+	COMBINE(flags, 2),  COMBINE(dtype, MOEEP_FP8_E4M3),
+	COMBINE(dtype, -1), COMBINE(dtype, MOEEP_FP32), /* wider than the buffer's */
+	COMBINE(x, 0),
 };
 
 #define LL_DISPATCH(field, value) WRONG(moeep_ll_dispatch_args_t, field, value)
@@ -232,6 +232,12 @@ static int ht_body(int rank, moeep_comm_t *comm, void *arg)
 		spoil(&combine, &combine_wrong[i]);
 		named(moeep_combine(buffer, handle, &combine, NULL), &combine_wrong[i], "combine");
 	}
+	combine = m.args;
+	combine.flags = MOEEP_COMBINE_WEIGHTED; /* flat rows have no weight of their own */
+	rank_is(moeep_combine(buffer, handle, &combine, NULL), MOEEP_ERR_INVALID);
+	combine = m.args;
+	combine.out = (char *)combine.out + 8;
+	rank_is(moeep_combine(buffer, handle, &combine, NULL), MOEEP_ERR_INVALID);
 	rank_is(moeep_combine(NULL, handle, &m.args, NULL), MOEEP_ERR_INVALID);
 	rank_is(moeep_combine(buffer, NULL, &m.args, NULL), MOEEP_ERR_INVALID);
 	rank_is(moeep_combine(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
@@ -343,11 +349,11 @@ static int config_body(int rank, moeep_comm_t *comm, void *arg)
 	struct {
 		moeep_buffer_config_t config;
 		uint64_t tail;
-	} longer = { .tail = 0 };
+	} longer = {.tail = 0};
 	moeep_buffer_config_t good, config;
 	moeep_buffer_t *buffer = NULL;
 	moeep_handle_t *handle;
-	moeep_handle_config_t limits = { .size = sizeof(limits), .modes = MOEEP_MODE_LL };
+	moeep_handle_config_t limits = {.size = sizeof(limits), .modes = MOEEP_MODE_LL};
 	int first, count;
 
 	(void)rank;
@@ -407,15 +413,15 @@ struct mismatch {
 	int64_t value; /* on rank 1 */
 };
 
-#define DIFFERS(field, named, value)                                                        \
-	{                                                                                   \
-		#field, named, false, offsetof(moeep_dispatch_args_t, field),               \
-			sizeof(((moeep_dispatch_args_t *)0)->field), value                  \
+#define DIFFERS(field, named, value)                                                               \
+	{                                                                                          \
+#field, named, false, offsetof(moeep_dispatch_args_t, field),                      \
+			sizeof(((moeep_dispatch_args_t *)0)->field), value                         \
 	}
-#define COMBINE_DIFFERS(field, named, value)                                                \
-	{                                                                                   \
-		#field, named, true, offsetof(moeep_combine_args_t, field),                 \
-			sizeof(((moeep_combine_args_t *)0)->field), value                   \
+#define COMBINE_DIFFERS(field, named, value)                                                       \
+	{                                                                                          \
+#field, named, true, offsetof(moeep_combine_args_t, field),                        \
+			sizeof(((moeep_combine_args_t *)0)->field), value                          \
 	}
 
 static const struct mismatch mismatches[] = {
@@ -523,8 +529,8 @@ static void make(struct cases *c, int num_ranks)
 
 	op_tokens(&spec, 4);
 	*c = (struct cases){
-		.ht = { .spec = spec, .max_tokens = 8, .send_weights = true },
-		.ll = { .spec = spec, .quant = MOEEP_QUANT_FP8, .max_tokens = 8, .slots = 1 },
+		.ht = {.spec = spec, .max_tokens = 8, .send_weights = true},
+		.ll = {.spec = spec, .quant = MOEEP_QUANT_FP8, .max_tokens = 8, .slots = 1},
 	};
 	c->ht.spec.scale_count = 2;
 	ht_case_make(&c->ht);
@@ -537,15 +543,20 @@ int main(void)
 		ranks_body_fn body;
 		const char *what;
 	} tests[] = {
-		{ ht_body, "high-throughput calls" },
-		{ ll_body, "low-latency calls" },
-		{ kinds_body, "buffers and handles of the wrong kind" },
-		{ config_body, "configurations" },
+		{ht_body, "high-throughput calls"},
+		{ll_body, "low-latency calls"},
+		{kinds_body, "buffers and handles of the wrong kind"},
+		{config_body, "configurations"},
 	};
 	static struct wrong config_differs[] = {
-		CONFIG(num_experts, 16),      CONFIG(hidden, 128),	  CONFIG(max_topk, 4),
-		CONFIG(modes, MOEEP_MODE_HT), CONFIG(ht_max_tokens, 17), CONFIG(ll_max_tokens, 5),
-		CONFIG(dtype, MOEEP_FP32),    CONFIG(max_scales, 9),
+		CONFIG(num_experts, 16),
+		CONFIG(hidden, 128),
+		CONFIG(max_topk, 4),
+		CONFIG(modes, MOEEP_MODE_HT),
+		CONFIG(ht_max_tokens, 17),
+		CONFIG(ll_max_tokens, 5),
+		CONFIG(dtype, MOEEP_FP32),
+		CONFIG(max_scales, 9),
 		CONFIG(partial_dtype, MOEEP_FP32),
 	};
 	static struct cases c;
@@ -553,23 +564,23 @@ int main(void)
 	make(&c, 1);
 	for (int i = 0; i < COUNT_OF(tests); i++) {
 		/* In a process, so that a crash is a failure of one check. */
-		ranks_run(&(struct ranks_config){ .num_ranks = 1, .processes = true },
-			  tests[i].body, &c, "%s", tests[i].what);
+		ranks_run(&(struct ranks_config){.num_ranks = 1, .processes = true}, tests[i].body,
+			  &c, "%s", tests[i].what);
 	}
 	ht_case_free(&c.ht);
 	ll_case_free(&c.ll);
 	scales();
 	make(&c, 2);
 	for (int i = 0; i < COUNT_OF(mismatches); i++) {
-		struct mismatch_run run = { &c.ht, &mismatches[i] };
+		struct mismatch_run run = {&c.ht, &mismatches[i]};
 
-		ranks_run(&(struct ranks_config){ .num_ranks = 2, .processes = i % 2 },
-			  mismatch_body, &run, "ranks differ in %s", mismatches[i].what);
+		ranks_run(&(struct ranks_config){.num_ranks = 2, .processes = i % 2}, mismatch_body,
+			  &run, "ranks differ in %s", mismatches[i].what);
 	}
 	ht_case_free(&c.ht);
 	ll_case_free(&c.ll);
 	for (int i = 0; i < COUNT_OF(config_differs); i++) {
-		ranks_run(&(struct ranks_config){ .num_ranks = 2, .processes = i % 2 },
+		ranks_run(&(struct ranks_config){.num_ranks = 2, .processes = i % 2},
 			  config_mismatch_body, &config_differs[i], "buffers differ in %s",
 			  config_differs[i].name);
 	}

@@ -24,7 +24,7 @@ static int queue_body(int rank, moeep_comm_t *comm, void *arg)
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle;
 	moeep_event_t *event[3];
-	int32_t status[3] = { UNSET, UNSET, UNSET };
+	int32_t status[3] = {UNSET, UNSET, UNSET};
 	struct ht_dispatch d, cached;
 	struct ht_combine m;
 	moeep_launch_t launch[3];
@@ -67,7 +67,7 @@ static int queue_body(int rank, moeep_comm_t *comm, void *arg)
 	return ht_close(buffer, handle);
 }
 
-/* An operation starts after its wait_event; or after an event that the stream was told to wait for. */
+/* An operation starts after its wait_event, or after an event that the stream is to wait for. */
 static int wait_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct set *set = arg;
@@ -123,9 +123,9 @@ static int error_body(int rank, moeep_comm_t *comm, void *arg)
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle, *other;
 	moeep_event_t *first, *second;
-	int32_t status[2] = { UNSET, UNSET };
+	int32_t status[2] = {UNSET, UNSET};
 	struct ht_dispatch d, e;
-	moeep_launch_t launch = { .size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER };
+	moeep_launch_t launch = {.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER};
 
 	RANK_DO(ht_open(&set->tight, comm, &buffer, &handle));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &other));
@@ -169,13 +169,13 @@ static int error_body(int rank, moeep_comm_t *comm, void *arg)
 static int rules_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct set *set = arg;
-	moeep_handle_info_t info = { .size = sizeof(info) };
+	moeep_handle_info_t info = {.size = sizeof(info)};
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle;
 	moeep_event_t *gate, *done;
 	int32_t status = UNSET;
 	struct ht_dispatch d;
-	moeep_launch_t launch = { .size = sizeof(launch), .status = &status };
+	moeep_launch_t launch = {.size = sizeof(launch), .status = &status};
 
 	RANK_DO(ht_open(&set->flat, comm, &buffer, &handle));
 	RANK_TRY(moeep_event_create(comm, 0, &gate));
@@ -227,8 +227,8 @@ static int rules_body(int rank, moeep_comm_t *comm, void *arg)
 static int destroy_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct set *set = arg;
-	moeep_launch_t launch = { .size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER };
-	int32_t status[2] = { UNSET, UNSET };
+	moeep_launch_t launch = {.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER};
+	int32_t status[2] = {UNSET, UNSET};
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle;
 	moeep_event_t *event;
@@ -258,11 +258,11 @@ static int destroy_body(int rank, moeep_comm_t *comm, void *arg)
 	return 0;
 }
 
-/* Low latency: both dispatches and both combines queued, phases apart, two streams of two buffers. */
+/* Low latency: dispatches and combines queued, phases apart, on the streams of two buffers. */
 static int low_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct set *set = arg;
-	moeep_launch_t launch = { .size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER };
+	moeep_launch_t launch = {.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER};
 	moeep_buffer_t *buffer[2];
 	moeep_handle_t *handle[2];
 	moeep_event_t *event[2];
@@ -316,13 +316,13 @@ static void make(struct set *set, int num_ranks)
 	};
 
 	op_tokens(&spec, 12);
-	set->flat = (struct ht_case){ .spec = spec };
-	set->again = (struct ht_case){ .spec = spec };
+	set->flat = (struct ht_case){.spec = spec};
+	set->again = (struct ht_case){.spec = spec};
 	set->again.spec.x_seed = 5;
-	set->tight = (struct ht_case){ .spec = spec };
+	set->tight = (struct ht_case){.spec = spec};
 	set->tight.rank[num_ranks - 1].capacity = 1;
 	spec.tokens[0] = 5;
-	set->low = (struct ll_case){ .spec = spec, .quant = MOEEP_QUANT_FP8 };
+	set->low = (struct ll_case){.spec = spec, .quant = MOEEP_QUANT_FP8};
 	ht_case_make(&set->flat);
 	ht_case_make(&set->again);
 	ht_case_make(&set->tight);
@@ -335,12 +335,12 @@ int main(void)
 		ranks_body_fn body;
 		const char *what;
 	} tests[] = {
-		{ queue_body, "a queue of operations" },
-		{ wait_body, "events to wait for" },
-		{ error_body, "errors travel along events" },
-		{ rules_body, "launches" },
-		{ destroy_body, "destroying with operations in flight" },
-		{ low_body, "low latency on two streams" },
+		{queue_body, "a queue of operations"},
+		{wait_body, "events to wait for"},
+		{error_body, "errors travel along events"},
+		{rules_body, "launches"},
+		{destroy_body, "destroying with operations in flight"},
+		{low_body, "low latency on two streams"},
 	};
 	static struct set set;
 
@@ -353,8 +353,8 @@ int main(void)
 		make(&set, num_ranks);
 		for (int t = 0; t < COUNT_OF(tests); t++) {
 			/* Every test with threads and with processes, in turn. */
-			ranks_run(&(struct ranks_config){ .num_ranks = num_ranks,
-							  .processes = (i + t) % 2 },
+			ranks_run(&(struct ranks_config){.num_ranks = num_ranks,
+							 .processes = (i + t) % 2},
 				  tests[t].body, &set, "%s", tests[t].what);
 		}
 		ht_case_free(&set.flat);

@@ -8,10 +8,17 @@
 #include <string.h>
 
 static const char *const output_names[HT_OUTPUTS] = {
-	"recv_x",	    "recv_scales",   "recv_topk_idx",
-	"recv_topk_weights", "recv_src_token", "recv_src_rank",
-	"recv_expert",	    "num_recv",	     "recv_per_expert",
-	"recv_per_expert_padded", "recv_expert_offsets",
+	"recv_x",
+	"recv_scales",
+	"recv_topk_idx",
+	"recv_topk_weights",
+	"recv_src_token",
+	"recv_src_rank",
+	"recv_expert",
+	"num_recv",
+	"recv_per_expert",
+	"recv_per_expert_padded",
+	"recv_expert_offsets",
 };
 
 static const size_t output_fields[HT_OUTPUTS] = {
@@ -114,7 +121,7 @@ void ht_case_free(struct ht_case *c)
 		free((void *)(uintptr_t)c->side[r].x);
 		free((void *)(uintptr_t)c->side[r].weights);
 		free(c->bias_rows[r]);
-		c->side[r] = (struct oracle_expert_side){ .x = NULL };
+		c->side[r] = (struct oracle_expert_side){.x = NULL};
 		c->bias_rows[r] = NULL;
 	}
 	op_inputs_free(&c->in);
@@ -221,7 +228,7 @@ int ht_dispatch_begin(struct ht_dispatch *d, const struct ht_case *c, int rank, 
 	const struct ht_rank *own = &c->rank[rank];
 	moeep_dispatch_args_t want;
 
-	*d = (struct ht_dispatch){ .c = c, .rank = rank, .comm = comm };
+	*d = (struct ht_dispatch){.c = c, .rank = rank, .comm = comm};
 	d->topk = op_topk_as(&c->in, rank, own->topk_dtype ? own->topk_dtype : MOEEP_INT64);
 	if (c->spec.scale_count > 0) {
 		d->scales = op_scales_as(&c->in, rank, own->scale_layout, own->scale_stride);
@@ -250,8 +257,7 @@ int ht_dispatch_begin(struct ht_dispatch *d, const struct ht_case *c, int rank, 
 		}
 	}
 	oracle_dispatch(&c->in.group, rank, &want);
-	d->expect = c->fits || (flags & MOEEP_DISPATCH_COUNTS_ONLY) ? MOEEP_OK :
-								       MOEEP_ERR_CAPACITY;
+	d->expect = c->fits || (flags & MOEEP_DISPATCH_COUNTS_ONLY) ? MOEEP_OK : MOEEP_ERR_CAPACITY;
 	return 0;
 }
 
@@ -269,20 +275,21 @@ int ht_combine_begin(struct ht_combine *d, const struct ht_case *c, int rank, mo
 {
 	const struct oracle_expert_side *side = &c->side[rank];
 	int64_t tokens = c->spec.tokens[rank];
-	size_t x_bytes = (size_t)(side->rows.count * c->spec.hidden) *
-			 oracle_dtype_size(combine_dtype(c));
+	size_t x_bytes =
+		(size_t)(side->rows.count * c->spec.hidden) * oracle_dtype_size(combine_dtype(c));
 	moeep_combine_args_t want;
 
 	*d = (struct ht_combine){
 		.comm = comm,
 		.expect = c->fits ? MOEEP_OK : MOEEP_ERR_CAPACITY,
-		.args = {
-			.size = sizeof(d->args),
-			.flags = c->weighted ? MOEEP_COMBINE_WEIGHTED : 0,
-			.dtype = c->combine_dtype,
-			.topk_weights = side->weights,
-			.bias = c->bias ? c->bias_rows[rank] : NULL,
-		},
+		.args =
+			{
+				.size = sizeof(d->args),
+				.flags = c->weighted ? MOEEP_COMBINE_WEIGHTED : 0,
+				.dtype = c->combine_dtype,
+				.topk_weights = side->weights,
+				.bias = c->bias ? c->bias_rows[rank] : NULL,
+			},
 	};
 	RANK_DO(op_block_make(&d->x, comm, c->rank[rank].memory, memory_kinds(c), x_bytes + 64));
 	memcpy(d->x.memory, side->x, x_bytes);
@@ -334,10 +341,38 @@ int ht_combine(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buff
 	return moeep_comm_async_error(comm, NULL) == MOEEP_OK ? 0 : -1;
 }
 
+int ht_combine_refused(const struct ht_case *c, int rank, moeep_comm_t *comm,
+		       moeep_buffer_t *buffer, moeep_handle_t *handle)
+{
+	struct ht_combine d;
+
+	RANK_DO(ht_combine_begin(&d, c, rank, comm));
+	d.expect = MOEEP_ERR_STATE;
+	util_poison(d.out.want, d.out.got.bytes);
+	util_poison(d.out_weights.want, d.out_weights.got.bytes);
+	ht_combine_end(&d, moeep_combine(buffer, handle, &d.args, NULL));
+	return 0;
+}
+
+int ht_refused(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buffer_t *buffer,
+	       moeep_handle_t *handle)
+{
+	struct ht_dispatch d;
+
+	RANK_DO(ht_combine_refused(c, rank, comm, buffer, handle));
+	RANK_DO(ht_dispatch_begin(&d, c, rank, comm, MOEEP_DISPATCH_CACHED));
+	d.expect = MOEEP_ERR_STATE;
+	for (int i = 0; i < HT_OUTPUTS; i++) {
+		util_poison(d.output[i].want, d.output[i].got.bytes);
+	}
+	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	return 0;
+}
+
 static void query_ranks(const struct ht_case *c, int rank, const moeep_handle_info_t *info)
 {
 	int32_t sent[OP_RANKS];
-	moeep_layout_args_t layout = { .tokens_per_rank = sent };
+	moeep_layout_args_t layout = {.tokens_per_rank = sent};
 
 	for (int r = 0; r < c->spec.num_ranks; r++) {
 		oracle_layout(&c->in.group, r, &layout);
@@ -357,7 +392,7 @@ void ht_query(const struct ht_case *c, int rank, const moeep_handle_t *handle)
 {
 	const struct oracle_rows *rows = &c->side[rank].rows;
 	int layout = expert_major(c) ? MOEEP_ROWS_EXPERT_MAJOR : MOEEP_ROWS_FLAT;
-	moeep_handle_info_t info = { .size = sizeof(info) };
+	moeep_handle_info_t info = {.size = sizeof(info)};
 
 	if (!rank_ok(moeep_handle_query(handle, &info))) {
 		return;
@@ -438,13 +473,19 @@ static int check_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ht_dispatch(c, rank, comm, buffer, handle, 0));
 	ht_query(c, rank, handle);
 	RANK_DO(ht_combine(c, rank, comm, buffer, handle));
+	RANK_DO(ht_dispatch(c, rank, comm, buffer, handle, MOEEP_DISPATCH_CACHED));
+	RANK_DO(ht_dispatch(c, rank, comm, buffer, handle, MOEEP_DISPATCH_COUNTS_ONLY));
+	ht_query(c, rank, handle);
+	RANK_DO(ht_combine_refused(c, rank, comm, buffer, handle));
+	RANK_DO(ht_dispatch(c, rank, comm, buffer, handle, MOEEP_DISPATCH_CACHED));
+	RANK_DO(ht_combine(c, rank, comm, buffer, handle));
 	return ht_close(buffer, handle);
 }
 
 void ht_check(struct ht_case *c, bool processes, const char *what)
 {
 	ht_case_make(c);
-	ranks_run(&(struct ranks_config){ .num_ranks = c->spec.num_ranks, .processes = processes },
+	ranks_run(&(struct ranks_config){.num_ranks = c->spec.num_ranks, .processes = processes},
 		  check_body, c, "%s: %s", what, op_spec_name(&c->spec));
 	ht_case_free(c);
 }

@@ -99,6 +99,12 @@ int ht_dispatch(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buf
 int ht_combine(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buffer_t *buffer,
 	       moeep_handle_t *handle);
 
+/* Combine and cached dispatch of a handle without rows give MOEEP_ERR_STATE and write nothing. */
+int ht_refused(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buffer_t *buffer,
+	       moeep_handle_t *handle);
+int ht_combine_refused(const struct ht_case *c, int rank, moeep_comm_t *comm,
+		       moeep_buffer_t *buffer, moeep_handle_t *handle);
+
 /* Check what the handle tells of the case's dispatch. */
 void ht_query(const struct ht_case *c, int rank, const moeep_handle_t *handle);
 
@@ -108,7 +114,7 @@ int ht_open(const struct ht_case *c, moeep_comm_t *comm, moeep_buffer_t **buffer
 	    moeep_handle_t **handle);
 int ht_close(moeep_buffer_t *buffer, moeep_handle_t *handle);
 
-/* Make the case, run dispatch and combine on all ranks, free it. */
+/* Make the case, run dispatches of all kinds and combine on all ranks, free it. */
 void ht_check(struct ht_case *c, bool processes, const char *what);
 
 #endif /* T_OP_HT_H */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Handles used again: cached dispatch, counts first and rows later, many times, the backward pass. */
+/* Handles used again: cached dispatch, counts before rows, many times, the backward pass. */
 #include "config.h"
 
 #include <math.h>
@@ -45,7 +45,7 @@ static int cached_explicit(const struct ht_case *c, int rank, moeep_comm_t *comm
 static int cached_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct ht_case *c = ((struct cached *)arg)->c;
-	moeep_handle_info_t before = { .size = sizeof(before) }, after = { .size = sizeof(after) };
+	moeep_handle_info_t before = {.size = sizeof(before)}, after = {.size = sizeof(after)};
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle;
 
@@ -57,9 +57,9 @@ static int cached_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ht_combine(&c[OTHER_ROWS], rank, comm, buffer, handle));
 	RANK_DO(cached_explicit(&c[OTHER_ROWS], rank, comm, buffer, handle));
 	RANK_DO(ht_dispatch(&c[OTHER_WEIGHTS], rank, comm, buffer, handle, MOEEP_DISPATCH_CACHED));
-	/* Weights sent by a cached dispatch do not replace the handle's. */
-	RANK_DO(ht_combine(&c[FIRST], rank, comm, buffer, handle));
-	RANK_DO(cached_without_weights(&c[FIRST], rank, comm, buffer, handle));
+	/* Weights sent by a cached dispatch become the handle's, on both sides. */
+	RANK_DO(ht_combine(&c[OTHER_WEIGHTS], rank, comm, buffer, handle));
+	RANK_DO(cached_without_weights(&c[OTHER_WEIGHTS], rank, comm, buffer, handle));
 	ht_query(&c[FIRST], rank, handle);
 	RANK_TRY(moeep_handle_query(handle, &after));
 	rank_check(after.epoch == before.epoch, "the handle's epoch went from %llu to %llu",
@@ -82,7 +82,7 @@ static void cached(int num_ranks, bool processes, int row_layout)
 
 	op_tokens_vary(&spec, 20);
 	for (int i = 0; i < CASES; i++) {
-		set.c[i] = (struct ht_case){ .spec = spec, .row_layout = row_layout };
+		set.c[i] = (struct ht_case){.spec = spec, .row_layout = row_layout};
 		set.c[i].spec.x_seed = (uint64_t)i;
 		set.c[i].weighted = row_layout == MOEEP_ROWS_EXPERT_MAJOR && i != OTHER_ROWS;
 		for (int r = 0; r < num_ranks; r++) {
@@ -96,7 +96,7 @@ static void cached(int num_ranks, bool processes, int row_layout)
 	for (int i = 0; i < CASES; i++) {
 		ht_case_make(&set.c[i]);
 	}
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes },
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes},
 		  cached_body, &set, "cached dispatch, layout %d", row_layout);
 	for (int i = 0; i < CASES; i++) {
 		ht_case_free(&set.c[i]);
@@ -107,7 +107,7 @@ static void cached(int num_ranks, bool processes, int row_layout)
 static int counts_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct ht_case *c = arg;
-	moeep_handle_info_t info = { .size = sizeof(info) };
+	moeep_handle_info_t info = {.size = sizeof(info)};
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle;
 
@@ -126,16 +126,17 @@ static int counts_body(int rank, moeep_comm_t *comm, void *arg)
 static void counts(int num_ranks, bool processes, int row_layout)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 3 * num_ranks + 2,
-			.topk = 4,
-			.hidden = 64,
-			.weights = true,
-			.scale_count = 3,
-			.routing = ROUTE_ANY,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 3 * num_ranks + 2,
+				.topk = 4,
+				.hidden = 64,
+				.weights = true,
+				.scale_count = 3,
+				.routing = ROUTE_ANY,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 		.row_layout = row_layout,
 		.weighted = row_layout == MOEEP_ROWS_EXPERT_MAJOR,
 		.send_weights = true,
@@ -146,7 +147,7 @@ static void counts(int num_ranks, bool processes, int row_layout)
 		c.rank[r].alignment = 1 + r % 3;
 	}
 	ht_case_make(&c);
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes },
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes},
 		  counts_body, &c, "counts, then rows, layout %d", row_layout);
 	ht_case_free(&c);
 }
@@ -160,10 +161,10 @@ struct many {
 static int many_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct many *many = arg;
-	struct rng rng = { 99 };
+	struct rng rng = {99};
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle[2];
-	int holds[2] = { 0, 1 };
+	int holds[2] = {0, 1};
 
 	RANK_DO(ht_open(&many->c[0], comm, &buffer, &handle[0]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[1]));
@@ -198,23 +199,24 @@ static void many_times(int num_ranks, bool processes, int times)
 	many.times = times;
 	for (int i = 0; i < ROUNDS; i++) {
 		many.c[i] = (struct ht_case){
-			.spec = {
-				.num_ranks = num_ranks,
-				.num_experts = 12,
-				.topk = 3,
-				.hidden = 16,
-				.weights = i % 2,
-				.routing = (enum op_routing)(i % ROUTE_KINDS),
-				.seed = op_seed() + (uint64_t)i,
-			},
+			.spec =
+				{
+					.num_ranks = num_ranks,
+					.num_experts = 12,
+					.topk = 3,
+					.hidden = 16,
+					.weights = i % 2,
+					.routing = (enum op_routing)(i % ROUTE_KINDS),
+					.seed = op_seed() + (uint64_t)i,
+				},
 			.row_layout = i % 3 == 0 ? MOEEP_ROWS_EXPERT_MAJOR : MOEEP_ROWS_FLAT,
 			.max_tokens = 10,
 		};
 		op_tokens_vary(&many.c[i].spec, 10);
 		ht_case_make(&many.c[i]);
 	}
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes },
-		  many_body, &many, "two handles, %d operations", times);
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes}, many_body,
+		  &many, "two handles, %d operations", times);
 	for (int i = 0; i < ROUNDS; i++) {
 		ht_case_free(&many.c[i]);
 	}
@@ -256,8 +258,8 @@ static int transpose_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_TRY(moeep_combine(buffer, handle, &combine.args, NULL));
 	t->products[rank][0] = product(forward.args.recv_x, combine.args.x,
 				       c->side[rank].rows.count * c->spec.hidden);
-	t->products[rank][1] = product(forward.args.x, combine.args.out,
-				       c->spec.tokens[rank] * c->spec.hidden);
+	t->products[rank][1] =
+		product(forward.args.x, combine.args.out, c->spec.tokens[rank] * c->spec.hidden);
 	ht_dispatch_end(&forward, MOEEP_OK);
 	ht_combine_end(&combine, MOEEP_OK);
 	/* That of combine is a cached dispatch. */
@@ -273,22 +275,23 @@ static void transpose(int num_ranks, bool processes)
 	double left = 0, right = 0;
 
 	t.c = (struct ht_case){
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 10,
-			.topk = 4,
-			.hidden = 32,
-			.dtype = MOEEP_FP32,
-			.routing = ROUTE_MASKED,
-			.payload = PAYLOAD_NUMBERS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 10,
+				.topk = 4,
+				.hidden = 32,
+				.dtype = MOEEP_FP32,
+				.routing = ROUTE_MASKED,
+				.payload = PAYLOAD_NUMBERS,
+				.seed = op_seed(),
+			},
 		.combine_dtype = MOEEP_FP32,
 	};
 	op_tokens_vary(&t.c.spec, 30);
 	t.products = ranks_share(bytes);
 	ht_case_make(&t.c);
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes },
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes},
 		  transpose_body, &t, "forward and backward");
 	for (int r = 0; r < num_ranks; r++) {
 		left += t.products[r][0];

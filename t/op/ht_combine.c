@@ -8,16 +8,17 @@ static void check(int num_ranks, bool processes, int dtype, bool bias, bool send
 		  enum payload payload, enum op_routing routing)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 3 * num_ranks,
-			.topk = 6,
-			.hidden = 104,
-			.dtype = dtype == MOEEP_FP16 ? MOEEP_FP8_E4M3 : 0,
-			.routing = routing,
-			.payload = payload,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 3 * num_ranks,
+				.topk = 6,
+				.hidden = 104,
+				.dtype = dtype == MOEEP_FP16 ? MOEEP_FP8_E4M3 : 0,
+				.routing = routing,
+				.payload = payload,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 		.combine_dtype = dtype,
 		.send_weights = send_weights,
 		.bias = bias,
@@ -34,15 +35,16 @@ static void check(int num_ranks, bool processes, int dtype, bool bias, bool send
 static void plain(int num_ranks, bool processes)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 17,
-			.topk = 8,
-			.hidden = 64,
-			.weights = true,
-			.seed = op_seed() + (uint64_t)num_ranks,
-			.payload = PAYLOAD_BITS,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 17,
+				.topk = 8,
+				.hidden = 64,
+				.weights = true,
+				.seed = op_seed() + (uint64_t)num_ranks,
+				.payload = PAYLOAD_BITS,
+			},
 		.send_weights = true,
 		.max_topk = 12,
 	};
@@ -57,14 +59,15 @@ static void plain(int num_ranks, bool processes)
 static void wide(int num_ranks, bool processes, int64_t hidden, int dtype, int64_t chunk_bytes)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 8,
-			.topk = 4,
-			.hidden = hidden,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 8,
+				.topk = 4,
+				.hidden = hidden,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
 		.combine_dtype = dtype,
 		.bias = true,
 		.chunk_bytes = chunk_bytes,
@@ -98,25 +101,26 @@ static void mixed(bool processes)
 	static struct ht_case c;
 
 	c = (struct ht_case){
-		.spec = {
-			.num_ranks = 4,
-			.num_experts = 9,
-			.topk = 3,
-			.hidden = 40,
-			.routing = ROUTE_MASKED,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = 4,
+				.num_experts = 9,
+				.topk = 3,
+				.hidden = 40,
+				.routing = ROUTE_MASKED,
+				.seed = op_seed(),
+			},
 	};
 	op_tokens_vary(&c.spec, 15);
 	ht_case_make(&c);
-	ranks_run(&(struct ranks_config){ .num_ranks = 4, .processes = processes }, mixed_body, &c,
+	ranks_run(&(struct ranks_config){.num_ranks = 4, .processes = processes}, mixed_body, &c,
 		  "bias on some ranks, combine three times");
 	ht_case_free(&c);
 }
 
 int main(void)
 {
-	static const int dtypes[] = { MOEEP_BF16, MOEEP_FP16, MOEEP_FP32 };
+	static const int dtypes[] = {MOEEP_BF16, MOEEP_FP16, MOEEP_FP32};
 
 	for (int i = 0; i < op_num_sizes; i++) {
 		if (op_use_size(op_sizes[i])) {

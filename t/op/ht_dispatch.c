@@ -7,15 +7,16 @@
 static void small(int num_ranks, bool processes)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 2 * num_ranks + 1,
-			.topk = 4,
-			.hidden = 72,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 2 * num_ranks + 1,
+				.topk = 4,
+				.hidden = 72,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 	};
 
 	op_tokens_vary(&c.spec, 40);
@@ -26,18 +27,19 @@ static void small(int num_ranks, bool processes)
 static void scaled(int num_ranks, bool processes, int dtype, int scale_dtype, int scale_count)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 4 * num_ranks,
-			.topk = 2,
-			.hidden = 16 * scale_count,
-			.dtype = dtype,
-			.scale_dtype = scale_dtype,
-			.scale_count = scale_count,
-			.routing = ROUTE_MASKED,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed() + (uint64_t)scale_count,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 4 * num_ranks,
+				.topk = 2,
+				.hidden = 16 * scale_count,
+				.dtype = dtype,
+				.scale_dtype = scale_dtype,
+				.scale_count = scale_count,
+				.routing = ROUTE_MASKED,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed() + (uint64_t)scale_count,
+			},
 	};
 
 	op_tokens_vary(&c.spec, 30);
@@ -61,15 +63,16 @@ static void scaled(int num_ranks, bool processes, int dtype, int scale_dtype, in
 static void wide(int num_ranks, bool processes, int64_t hidden, int64_t chunk_bytes, int chunks)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 16,
-			.topk = 3,
-			.hidden = hidden,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed() + (uint64_t)hidden,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 16,
+				.topk = 3,
+				.hidden = hidden,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed() + (uint64_t)hidden,
+			},
 		.chunk_bytes = chunk_bytes,
 		.chunks = chunks,
 	};
@@ -82,16 +85,17 @@ static void wide(int num_ranks, bool processes, int64_t hidden, int64_t chunk_by
 static void outputs(bool alone)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = HT_NUM_RECV + 1,
-			.num_experts = 24,
-			.topk = 3,
-			.hidden = 32,
-			.scale_count = 3,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = HT_NUM_RECV + 1,
+				.num_experts = 24,
+				.topk = 3,
+				.hidden = 32,
+				.scale_count = 3,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
 	};
 
 	op_tokens_vary(&c.spec, 9);
@@ -111,15 +115,16 @@ static void outputs(bool alone)
 static void many(int num_ranks, bool processes)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 32,
-			.topk = 2,
-			.hidden = 8,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 32,
+				.topk = 2,
+				.hidden = 8,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
 		.max_tokens = 5000,
 	};
 
@@ -129,8 +134,8 @@ static void many(int num_ranks, bool processes)
 
 int main(void)
 {
-	static const int dtypes[] = { MOEEP_BF16,     MOEEP_FP16,     MOEEP_FP32,
-				      MOEEP_FP8_E4M3, MOEEP_FP8_E5M2, MOEEP_INT8 };
+	static const int dtypes[] = {MOEEP_BF16,     MOEEP_FP16,     MOEEP_FP32,
+				     MOEEP_FP8_E4M3, MOEEP_FP8_E5M2, MOEEP_INT8};
 
 	for (int i = 0; i < op_num_sizes; i++) {
 		if (op_use_size(op_sizes[i])) {

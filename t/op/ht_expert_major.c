@@ -6,19 +6,20 @@
 
 static void check(int num_ranks, bool processes, int variant)
 {
-	static const int alignments[] = { 1, 4, 128, 3, 16 };
-	static const int dtypes[] = { MOEEP_BF16, MOEEP_FP32, MOEEP_FP16 };
+	static const int alignments[] = {1, 4, 128, 3, 16};
+	static const int dtypes[] = {MOEEP_BF16, MOEEP_FP32, MOEEP_FP16};
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 2 * num_ranks + variant,
-			.topk = 5,
-			.hidden = 48,
-			.weights = variant != 3,
-			.routing = variant % 2 ? ROUTE_ANY : ROUTE_MASKED,
-			.payload = variant == 2 ? PAYLOAD_SPECIAL : PAYLOAD_NUMBERS,
-			.seed = op_seed() + (uint64_t)(num_ranks + 31 * variant),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 2 * num_ranks + variant,
+				.topk = 5,
+				.hidden = 48,
+				.weights = variant != 3,
+				.routing = variant % 2 ? ROUTE_ANY : ROUTE_MASKED,
+				.payload = variant == 2 ? PAYLOAD_SPECIAL : PAYLOAD_NUMBERS,
+				.seed = op_seed() + (uint64_t)(num_ranks + 31 * variant),
+			},
 		.row_layout = MOEEP_ROWS_EXPERT_MAJOR,
 		.combine_dtype = dtypes[variant % 3],
 		.partial_dtype = variant % 2 ? MOEEP_FP32 : 0,
@@ -43,18 +44,19 @@ static void check(int num_ranks, bool processes, int variant)
 static void scaled(int num_ranks, bool processes, int scale_dtype)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 3 * num_ranks - 1,
-			.topk = 3,
-			.hidden = 128,
-			.dtype = MOEEP_FP8_E4M3,
-			.scale_dtype = scale_dtype,
-			.scale_count = 6,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 3 * num_ranks - 1,
+				.topk = 3,
+				.hidden = 128,
+				.dtype = MOEEP_FP8_E4M3,
+				.scale_dtype = scale_dtype,
+				.scale_count = 6,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
 		.row_layout = MOEEP_ROWS_EXPERT_MAJOR,
 		.weighted = true,
 	};
@@ -76,16 +78,17 @@ static void scaled(int num_ranks, bool processes, int scale_dtype)
 static void outputs(void)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = HT_OUTPUTS,
-			.num_experts = 24,
-			.topk = 3,
-			.hidden = 32,
-			.scale_count = 3,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = HT_OUTPUTS,
+				.num_experts = 24,
+				.topk = 3,
+				.hidden = 32,
+				.scale_count = 3,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
 		.row_layout = MOEEP_ROWS_EXPERT_MAJOR,
 		.weighted = true,
 	};

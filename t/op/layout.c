@@ -22,13 +22,13 @@ static int one_call(const struct layout_case *c, int rank, moeep_comm_t *comm,
 	int64_t tokens = c->spec.tokens[rank];
 	struct op_output out[OUTPUTS];
 	void *topk = op_topk_as(&c->in, rank, topk_dtype ? topk_dtype : MOEEP_INT64);
-	moeep_layout_args_t want = { .size = sizeof(want) }, args = {
-		.size = sizeof(args),
-		.topk_idx = topk,
-		.topk_dtype = topk_dtype,
-		.topk = group->topk,
-		.num_tokens = tokens,
-	};
+	moeep_layout_args_t want = {.size = sizeof(want)}, args = {
+								   .size = sizeof(args),
+								   .topk_idx = topk,
+								   .topk_dtype = topk_dtype,
+								   .topk = group->topk,
+								   .num_tokens = tokens,
+							   };
 
 	RANK_DO(op_output_make(&out[PER_RANK], "tokens_per_rank", group->num_ranks, 1, MOEEP_INT32,
 			       comm, OP_ORDINARY, 0));
@@ -89,21 +89,22 @@ static int body(int rank, moeep_comm_t *comm, void *arg)
 static void check(int num_ranks, bool processes, enum op_routing routing, int num_experts, int topk)
 {
 	struct layout_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = num_experts,
-			.topk = topk,
-			.hidden = 16,
-			.routing = routing,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = num_experts,
+				.topk = topk,
+				.hidden = 16,
+				.routing = routing,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 		.num_nodes = 1,
 	};
 
 	op_tokens_vary(&c.spec, 33);
 	op_inputs_make(&c.in, &c.spec);
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes }, body,
-		  &c, "layout: %s", op_spec_name(&c.spec));
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes}, body, &c,
+		  "layout: %s", op_spec_name(&c.spec));
 	op_inputs_free(&c.in);
 }
 
@@ -111,7 +112,7 @@ static void check(int num_ranks, bool processes, enum op_routing routing, int nu
 static int several_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	struct layout_case own = *(struct layout_case *)arg;
-	moeep_comm_info_t info = { .size = sizeof(info) };
+	moeep_comm_info_t info = {.size = sizeof(info)};
 
 	own.in.group.node = own.nodes;
 	own.in.group.input = ((struct layout_case *)arg)->in.input;
@@ -123,7 +124,7 @@ static int several_body(int rank, moeep_comm_t *comm, void *arg)
 
 static int probe_body(int rank, moeep_comm_t *comm, void *arg)
 {
-	static const char *const hosts[] = { "a", "b" };
+	static const char *const hosts[] = {"a", "b"};
 	moeep_comm_config_t config = {
 		.size = sizeof(config),
 		.backend = MOEEP_BACKEND_HOST,
@@ -145,17 +146,16 @@ static bool several_hosts(void)
 {
 	int *result = ranks_share(2 * sizeof(int) + sizeof(moeep_unique_id_t));
 	moeep_unique_id_t *id = (void *)(result + 2);
-	moeep_rendezvous_config_t config = { .size = sizeof(config), .timeout_ms = 2000 };
+	moeep_rendezvous_config_t config = {.size = sizeof(config), .timeout_ms = 2000};
 	moeep_rendezvous_t *rendezvous = NULL;
 	bool works;
 
 	ok(moeep_rendezvous_create(&config, &rendezvous, id) == MOEEP_OK, "a rendezvous");
-	ranks_run(&(struct ranks_config){ .num_ranks = 2 }, probe_body, result,
+	ranks_run(&(struct ranks_config){.num_ranks = 2}, probe_body, result,
 		  "two hosts give a group or an error");
 	works = result[0] == MOEEP_OK && result[1] == MOEEP_OK;
 	ok(works || (result[0] == MOEEP_ERR_UNSUPPORTED && result[1] == MOEEP_ERR_UNSUPPORTED),
-	   "the same result on both: %s, %s", moeep_strerror(result[0]),
-	   moeep_strerror(result[1]));
+	   "the same result on both: %s, %s", moeep_strerror(result[0]), moeep_strerror(result[1]));
 	moeep_rendezvous_destroy(rendezvous);
 	ranks_unshare(result, 2 * sizeof(int) + sizeof(moeep_unique_id_t));
 	return works;
@@ -164,11 +164,15 @@ static bool several_hosts(void)
 int main(void)
 {
 	/* Nodes are numbered by their lowest rank. */
-	static const char *const hosts[] = { "x", "y", "x", "z", "y" };
+	static const char *const hosts[] = {"x", "y", "x", "z", "y"};
 	struct layout_case several = {
-		.spec = { .num_ranks = 5, .num_experts = 12, .topk = 3, .hidden = 16,
-			  .routing = ROUTE_MASKED, .seed = op_seed() },
-		.nodes = { 0, 1, 0, 2, 1 },
+		.spec = {.num_ranks = 5,
+			 .num_experts = 12,
+			 .topk = 3,
+			 .hidden = 16,
+			 .routing = ROUTE_MASKED,
+			 .seed = op_seed()},
+		.nodes = {0, 1, 0, 2, 1},
 		.num_nodes = 3,
 	};
 
@@ -190,8 +194,8 @@ int main(void)
 	}
 	op_tokens_vary(&several.spec, 20);
 	op_inputs_make(&several.in, &several.spec);
-	ranks_run(&(struct ranks_config){ .num_ranks = 5, .host_ids = hosts }, several_body,
-		  &several, "layout: three nodes");
+	ranks_run(&(struct ranks_config){.num_ranks = 5, .host_ids = hosts}, several_body, &several,
+		  "layout: three nodes");
 	op_inputs_free(&several.in);
 	return tap_done();
 }

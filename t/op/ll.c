@@ -98,7 +98,8 @@ static int make_outputs(struct ll_dispatch *d, moeep_ll_dispatch_args_t *want)
 	RANK_DO(op_output_make(&out[LL_X], "recv_x", experts * capacity, c->spec.hidden, x_dtype,
 			       NULL, OP_ORDINARY, 0));
 	/* An infinity's quotient is a NaN whose sign is the machine's. */
-	out[LL_X].any_nan = c->quant && c->spec.payload == PAYLOAD_SPECIAL;
+	out[LL_X].any_nan =
+		c->quant && (c->spec.payload == PAYLOAD_SPECIAL || c->spec.payload == PAYLOAD_BITS);
 	RANK_DO(op_output_make(&out[LL_SCALES], "recv_scales", experts, (int64_t)scales, MOEEP_INT8,
 			       NULL, OP_ORDINARY, 0));
 	RANK_DO(op_output_make(&out[LL_COUNT], "recv_count", experts, 1, MOEEP_INT32, NULL,
@@ -138,7 +139,7 @@ int ll_dispatch_begin(struct ll_dispatch *d, const struct ll_case *c, int rank)
 	size_t choices = (size_t)(input->num_tokens * group->topk);
 	moeep_ll_dispatch_args_t want;
 
-	*d = (struct ll_dispatch){ .c = c, .rank = rank };
+	*d = (struct ll_dispatch){.c = c, .rank = rank};
 	d->x = copy_of(input->x, (size_t)(input->num_tokens * group->hidden) *
 					 oracle_dtype_size(group->dtype));
 	d->topk = op_topk_as(&c->in, rank, own->topk_dtype ? own->topk_dtype : MOEEP_INT64);
@@ -233,14 +234,15 @@ int ll_combine_begin(struct ll_combine *d, const struct ll_case *c, int rank, mo
 	*d = (struct ll_combine){
 		.comm = comm,
 		.x_bytes = x_bytes(c, rank),
-		.args = {
-			.size = sizeof(d->args),
-			.dtype = c->combine_dtype,
-			.flags = c->unweighted ? MOEEP_LL_COMBINE_UNWEIGHTED : 0,
-			.capacity = own->memory == OP_SLOT ? slot_capacity(c) :
-							      own->combine_capacity,
-			.bias = c->bias ? c->bias_rows[rank] : NULL,
-		},
+		.args =
+			{
+				.size = sizeof(d->args),
+				.dtype = c->combine_dtype,
+				.flags = c->unweighted ? MOEEP_LL_COMBINE_UNWEIGHTED : 0,
+				.capacity = own->memory == OP_SLOT ? slot_capacity(c)
+								   : own->combine_capacity,
+				.bias = c->bias ? c->bias_rows[rank] : NULL,
+			},
 	};
 	RANK_DO(op_block_make(&d->x, comm, own->memory, memory_kinds(c), d->x_bytes + 64));
 	if (own->memory == OP_SLOT) {
@@ -249,8 +251,6 @@ int ll_combine_begin(struct ll_combine *d, const struct ll_case *c, int rank, mo
 		RANK_TRY(moeep_ll_combine_slot(buffer, slot, &d->x.memory, &bytes));
 		rank_check(bytes >= d->x_bytes, "the slot has %zu bytes, %zu are needed", bytes,
 			   d->x_bytes);
-		rank_check(moeep_mem_is_symmetric(comm, d->x.memory, bytes) == 1,
-			   "the slot is not symmetric memory");
 	}
 	memcpy(d->x.memory, c->x[rank], d->x_bytes);
 	RANK_DO(op_output_make(&d->out, "out", c->spec.tokens[rank], c->spec.hidden,
@@ -265,9 +265,9 @@ int ll_combine_begin(struct ll_combine *d, const struct ll_case *c, int rank, mo
 		x[r] = c->x[r];
 	}
 	d->expect = oracle_ll_combine(&c->in.group, x, c->combine_capacity, c->capacity, rank,
-				      c->partial_dtype, &want) ?
-			    MOEEP_OK :
-			    MOEEP_ERR_CAPACITY;
+				      c->partial_dtype, &want)
+			    ? MOEEP_OK
+			    : MOEEP_ERR_CAPACITY;
 	return 0;
 }
 
@@ -392,7 +392,7 @@ static int check_body(int rank, moeep_comm_t *comm, void *arg)
 void ll_check(struct ll_case *c, bool processes, const char *what)
 {
 	ll_case_make(c);
-	ranks_run(&(struct ranks_config){ .num_ranks = c->spec.num_ranks, .processes = processes },
+	ranks_run(&(struct ranks_config){.num_ranks = c->spec.num_ranks, .processes = processes},
 		  check_body, c, "%s: quant %d, %s", what, c->quant, op_spec_name(&c->spec));
 	ll_case_free(c);
 }

@@ -6,19 +6,20 @@
 
 static void check(int num_ranks, bool processes, int variant)
 {
-	static const int dtypes[] = { MOEEP_BF16, MOEEP_FP32, MOEEP_FP16 };
-	static const enum op_memory memories[] = { OP_ORDINARY, OP_SLOT, OP_SYMMETRIC };
+	static const int dtypes[] = {MOEEP_BF16, MOEEP_FP32, MOEEP_FP16};
+	static const enum op_memory memories[] = {OP_ORDINARY, OP_SLOT, OP_SYMMETRIC};
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 3 * num_ranks - 1,
-			.topk = 6,
-			.hidden = 80,
-			.weights = variant != 4,
-			.routing = variant % 2 ? ROUTE_MASKED : ROUTE_DISTINCT,
-			.payload = variant == 2 ? PAYLOAD_SPECIAL : PAYLOAD_NUMBERS,
-			.seed = op_seed() + (uint64_t)(17 * num_ranks + variant),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 3 * num_ranks - 1,
+				.topk = 6,
+				.hidden = 80,
+				.weights = variant != 4,
+				.routing = variant % 2 ? ROUTE_MASKED : ROUTE_DISTINCT,
+				.payload = variant == 2 ? PAYLOAD_SPECIAL : PAYLOAD_NUMBERS,
+				.seed = op_seed() + (uint64_t)(17 * num_ranks + variant),
+			},
 		.combine_dtype = dtypes[variant % 3],
 		.partial_dtype = variant == 1 || variant == 2 ? MOEEP_FP32 : 0,
 		.unweighted = variant == 3,
@@ -42,15 +43,16 @@ static void check(int num_ranks, bool processes, int variant)
 static void slots(int num_ranks, bool processes, int num_slots)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 2 * num_ranks,
-			.topk = 2,
-			.hidden = 64,
-			.weights = true,
-			.payload = PAYLOAD_NUMBERS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 2 * num_ranks,
+				.topk = 2,
+				.hidden = 64,
+				.weights = true,
+				.payload = PAYLOAD_NUMBERS,
+				.seed = op_seed(),
+			},
 		.max_tokens = 16,
 		.ll_capacity = 5 * num_ranks,
 		.slots = num_slots,
@@ -71,7 +73,7 @@ static int many_body(int rank, moeep_comm_t *comm, void *arg)
 	struct ll_case c = *(const struct ll_case *)arg;
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle;
-	void *address[2] = { NULL, NULL };
+	void *address[2] = {NULL, NULL};
 
 	c.in.group.input = ((const struct ll_case *)arg)->in.input;
 	RANK_DO(ll_open(&c, comm, &buffer, &handle));
@@ -95,15 +97,16 @@ static int many_body(int rank, moeep_comm_t *comm, void *arg)
 static void many(int num_ranks, bool processes)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 7,
-			.topk = 3,
-			.hidden = 32,
-			.weights = true,
-			.payload = PAYLOAD_NUMBERS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 7,
+				.topk = 3,
+				.hidden = 32,
+				.weights = true,
+				.payload = PAYLOAD_NUMBERS,
+				.seed = op_seed(),
+			},
 		.slots = 2,
 	};
 
@@ -112,8 +115,8 @@ static void many(int num_ranks, bool processes)
 		c.rank[r].memory = OP_SLOT;
 	}
 	ll_case_make(&c);
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes },
-		  many_body, &c, "many combines of one dispatch");
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes}, many_body,
+		  &c, "many combines of one dispatch");
 	ll_case_free(&c);
 }
 

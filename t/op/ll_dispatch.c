@@ -7,16 +7,17 @@
 static void small(int num_ranks, bool processes)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 2 * num_ranks + 1,
-			.topk = 4,
-			.hidden = 72,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.routing = ROUTE_MASKED,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 2 * num_ranks + 1,
+				.topk = 4,
+				.hidden = 72,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.routing = ROUTE_MASKED,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 	};
 
 	op_tokens_vary(&c.spec, 9);
@@ -30,17 +31,18 @@ static void small(int num_ranks, bool processes)
 static void duplicates(int num_ranks, bool processes, enum op_routing routing)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 5,
-			.topk = 6,
-			.hidden = 24,
-			.dtype = MOEEP_FP16,
-			.weights = true,
-			.routing = routing,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed() + (uint64_t)routing,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 5,
+				.topk = 6,
+				.hidden = 24,
+				.dtype = MOEEP_FP16,
+				.weights = true,
+				.routing = routing,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed() + (uint64_t)routing,
+			},
 		.combine_dtype = MOEEP_FP16,
 	};
 
@@ -55,14 +57,15 @@ static void duplicates(int num_ranks, bool processes, enum op_routing routing)
 static void capacities(int num_ranks, bool processes)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 3 * num_ranks,
-			.topk = 3,
-			.hidden = 40,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 3 * num_ranks,
+				.topk = 3,
+				.hidden = 40,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 		.max_tokens = 20,
 	};
 	struct op_inputs in;
@@ -89,16 +92,18 @@ static void capacities(int num_ranks, bool processes)
 static void overflow(int num_ranks, bool processes, int quant, int64_t capacity)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = num_ranks, /* one each: whoever sends there loses rows */
-			.topk = 1,
-			.hidden = 144,
-			.weights = true,
-			.routing = ROUTE_SAME,
-			.payload = PAYLOAD_NUMBERS,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts =
+					num_ranks, /* one each: whoever sends there loses rows */
+				.topk = 1,
+				.hidden = 144,
+				.weights = true,
+				.routing = ROUTE_SAME,
+				.payload = PAYLOAD_NUMBERS,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 		.quant = quant,
 	};
 
@@ -116,14 +121,15 @@ static void overflow(int num_ranks, bool processes, int quant, int64_t capacity)
 static void outputs(bool alone)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = LL_OUTPUTS,
-			.num_experts = 7,
-			.topk = 2,
-			.hidden = 256,
-			.payload = PAYLOAD_NUMBERS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = LL_OUTPUTS,
+				.num_experts = 7,
+				.topk = 2,
+				.hidden = 256,
+				.payload = PAYLOAD_NUMBERS,
+				.seed = op_seed(),
+			},
 		.quant = MOEEP_QUANT_FP8,
 	};
 
@@ -137,15 +143,16 @@ static void outputs(bool alone)
 static void wide(int num_ranks, bool processes, int64_t hidden)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 4 * num_ranks,
-			.topk = 8,
-			.hidden = hidden,
-			.weights = true,
-			.payload = PAYLOAD_BITS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 4 * num_ranks,
+				.topk = 8,
+				.hidden = hidden,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
 		.max_topk = 9,
 	};
 

@@ -13,7 +13,7 @@ struct phases {
 
 static void note(int rank, moeep_handle_t *handle, int operation, int64_t tokens, bool known)
 {
-	moeep_handle_info_t info = { .size = sizeof(info) };
+	moeep_handle_info_t info = {.size = sizeof(info)};
 
 	(void)rank;
 	if (!rank_ok(moeep_handle_query(handle, &info))) {
@@ -23,8 +23,8 @@ static void note(int rank, moeep_handle_t *handle, int operation, int64_t tokens
 		   moeep_op_name(info.operation), moeep_op_name(operation));
 	rank_check(info.num_tokens == tokens, "the handle has %lld tokens",
 		   (long long)info.num_tokens);
-	rank_check(known ? info.recv_per_expert && info.num_recv >= 0 :
-			   !info.recv_per_expert && info.num_recv == -1,
+	rank_check(known ? info.recv_per_expert && info.num_recv >= 0
+			 : !info.recv_per_expert && info.num_recv == -1,
 		   "the handle %s what it received", known ? "does not know" : "already knows");
 }
 
@@ -169,17 +169,18 @@ static void check(int num_ranks, bool processes, ranks_body_fn body, enum op_mem
 		struct ll_case *c = &phases.c[i];
 
 		*c = (struct ll_case){
-			.spec = {
-				.num_ranks = num_ranks,
-				.num_experts = 2 * num_ranks + 1,
-				.topk = 3,
-				.hidden = 144,
-				.weights = i % 2,
-				.routing = i % 3 ? ROUTE_MASKED : ROUTE_DISTINCT,
-				.payload = PAYLOAD_NUMBERS,
-				.seed = op_seed() + (uint64_t)i,
-				.x_seed = (uint64_t)i,
-			},
+			.spec =
+				{
+					.num_ranks = num_ranks,
+					.num_experts = 2 * num_ranks + 1,
+					.topk = 3,
+					.hidden = 144,
+					.weights = i % 2,
+					.routing = i % 3 ? ROUTE_MASKED : ROUTE_DISTINCT,
+					.payload = PAYLOAD_NUMBERS,
+					.seed = op_seed() + (uint64_t)i,
+					.x_seed = (uint64_t)i,
+				},
 			.quant = i % 4,
 			.max_tokens = 7,
 			.slots = 2,
@@ -191,7 +192,7 @@ static void check(int num_ranks, bool processes, ranks_body_fn body, enum op_mem
 		}
 		ll_case_make(c);
 	}
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes }, body,
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes}, body,
 		  &phases, "%s, memory %d", what, memory);
 	for (int i = 0; i < HANDLES * BUFFERS; i++) {
 		ll_case_free(&phases.c[i]);
@@ -207,8 +208,8 @@ int main(void)
 			check(num_ranks, processes, flight_body, OP_ORDINARY, "two in flight");
 			check(num_ranks, processes, pipeline_body,
 			      processes ? OP_SLOT : OP_ORDINARY, "a pipeline");
-			check(num_ranks, processes, buffers_body,
-			      processes ? OP_ORDINARY : OP_SLOT, "two buffers");
+			check(num_ranks, processes, buffers_body, processes ? OP_ORDINARY : OP_SLOT,
+			      "two buffers");
 		}
 	}
 	return tap_done();

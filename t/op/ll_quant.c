@@ -9,16 +9,17 @@
 static void check(int num_ranks, bool processes, int quant, int64_t hidden, enum payload payload)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 2 * num_ranks + 1,
-			.topk = 3,
-			.hidden = hidden,
-			.dtype = hidden % 3 ? MOEEP_BF16 : MOEEP_FP16,
-			.weights = true,
-			.payload = payload,
-			.seed = op_seed() + (uint64_t)hidden,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 2 * num_ranks + 1,
+				.topk = 3,
+				.hidden = hidden,
+				.dtype = hidden % 3 ? MOEEP_BF16 : MOEEP_FP16,
+				.weights = true,
+				.payload = payload,
+				.seed = op_seed() + (uint64_t)hidden,
+			},
 		.quant = quant,
 	};
 
@@ -66,22 +67,23 @@ static int patterns_body(int rank, moeep_comm_t *comm, void *arg)
 static void patterns(int quant, int dtype, uint32_t step)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = 2,
-			.num_experts = 2,
-			.topk = 1,
-			.hidden = 1024,
-			.dtype = dtype,
-			.payload = PAYLOAD_SPECIAL, /* infinities are among the patterns */
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = 2,
+				.num_experts = 2,
+				.topk = 1,
+				.hidden = 1024,
+				.dtype = dtype,
+				.payload = PAYLOAD_SPECIAL, /* infinities are among the patterns */
+				.seed = op_seed(),
+			},
 		.quant = quant,
 	};
 
 	op_tokens(&c.spec, 32);
 	ll_case_make(&c);
 	fill_patterns(&c, step);
-	ranks_run(&(struct ranks_config){ .num_ranks = 2 }, patterns_body, &c,
+	ranks_run(&(struct ranks_config){.num_ranks = 2}, patterns_body, &c,
 		  "all %s patterns by steps of %u, quant %d", moeep_dtype_name(dtype), step, quant);
 	ll_case_free(&c);
 }
@@ -119,30 +121,30 @@ static int meaning_body(int rank, moeep_comm_t *comm, void *arg)
 static void meaning(int quant)
 {
 	struct ll_case c = {
-		.spec = {
-			.num_ranks = 1,
-			.num_experts = 1,
-			.topk = 1,
-			.hidden = 640,
-			.payload = PAYLOAD_NUMBERS,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = 1,
+				.num_experts = 1,
+				.topk = 1,
+				.hidden = 640,
+				.payload = PAYLOAD_NUMBERS,
+				.seed = op_seed(),
+			},
 		.quant = quant,
 	};
 
 	op_tokens(&c.spec, 16);
 	ll_case_make(&c);
-	ranks_run(&(struct ranks_config){ .num_ranks = 1 }, meaning_body, &c,
+	ranks_run(&(struct ranks_config){.num_ranks = 1}, meaning_body, &c,
 		  "values times scale are the row again, quant %d", quant);
 	ll_case_free(&c);
 }
 
 int main(void)
 {
-	static const int quants[] = { MOEEP_QUANT_FP8, MOEEP_QUANT_FP8_POW2,
-				      MOEEP_QUANT_FP8_UE8M0 };
+	static const int quants[] = {MOEEP_QUANT_FP8, MOEEP_QUANT_FP8_POW2, MOEEP_QUANT_FP8_UE8M0};
 	/* One group, a last group of 16, several words of UE8M0, a real row. */
-	static const int64_t hiddens[] = { 16, 128, 144, 384, 1040, 7168 };
+	static const int64_t hiddens[] = {16, 128, 144, 384, 1040, 7168};
 
 	for (int i = 0; i < COUNT_OF(quants); i++) {
 		for (int j = 0; j < COUNT_OF(hiddens); j++) {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const int op_sizes[] = { 1, 2, 3, 4, 5, 7, 8, 16 };
+const int op_sizes[] = {1, 2, 3, 4, 5, 7, 8, 16};
 const int op_num_sizes = COUNT_OF(op_sizes);
 
 bool op_use_size(int num_ranks)
@@ -49,8 +49,8 @@ static void route_token(const struct op_spec *spec, int target, struct rng *rng,
 			choices[k] = target;
 			break;
 		case ROUTE_LAST_RANK:
-			choices[k] = num_experts - 1 - k % ((num_experts + spec->num_ranks - 1) /
-							    spec->num_ranks);
+			choices[k] = num_experts - 1 -
+				     k % ((num_experts + spec->num_ranks - 1) / spec->num_ranks);
 			break;
 		default:
 			break;
@@ -62,7 +62,7 @@ static void input_make(struct oracle_input *input, const struct oracle_group *gr
 		       const struct op_spec *spec, int rank)
 {
 	size_t tokens = (size_t)spec->tokens[rank], choices = tokens * (size_t)spec->topk;
-	struct rng rng = { util_hash(spec->seed, (uint64_t)rank, 11) };
+	struct rng rng = {util_hash(spec->seed, (uint64_t)rank, 11)};
 	size_t element = oracle_dtype_size(group->dtype);
 	size_t scale_size = oracle_dtype_size(group->scale_dtype);
 	int64_t *topk = util_alloc(choices * sizeof(int64_t));
@@ -96,15 +96,16 @@ static void input_make(struct oracle_input *input, const struct oracle_group *gr
 void op_inputs_make(struct op_inputs *inputs, const struct op_spec *spec)
 {
 	*inputs = (struct op_inputs){
-		.group = {
-			.num_ranks = spec->num_ranks,
-			.num_experts = spec->num_experts,
-			.topk = spec->topk,
-			.hidden = spec->hidden,
-			.dtype = spec->dtype ? spec->dtype : MOEEP_BF16,
-			.scale_dtype = spec->scale_dtype ? spec->scale_dtype : MOEEP_FP32,
-			.scale_count = spec->scale_count,
-		},
+		.group =
+			{
+				.num_ranks = spec->num_ranks,
+				.num_experts = spec->num_experts,
+				.topk = spec->topk,
+				.hidden = spec->hidden,
+				.dtype = spec->dtype ? spec->dtype : MOEEP_BF16,
+				.scale_dtype = spec->scale_dtype ? spec->scale_dtype : MOEEP_FP32,
+				.scale_count = spec->scale_count,
+			},
 	};
 	inputs->group.input = inputs->input;
 	for (int r = 0; r < spec->num_ranks; r++) {
@@ -121,7 +122,7 @@ void op_inputs_free(struct op_inputs *inputs)
 		free((void *)(uintptr_t)input->weights);
 		free((void *)(uintptr_t)input->x);
 		free((void *)(uintptr_t)input->scales);
-		*input = (struct oracle_input){ .num_tokens = 0 };
+		*input = (struct oracle_input){.num_tokens = 0};
 	}
 }
 
@@ -134,7 +135,7 @@ void op_tokens(struct op_spec *spec, int64_t tokens)
 
 void op_tokens_vary(struct op_spec *spec, int64_t most)
 {
-	struct rng rng = { util_hash(spec->seed, 15, 15) };
+	struct rng rng = {util_hash(spec->seed, 15, 15)};
 
 	for (int r = 0; r < spec->num_ranks; r++) {
 		spec->tokens[r] = rng_range(&rng, 0, most);
@@ -195,7 +196,7 @@ void *op_scales_as(const struct op_inputs *inputs, int rank, int layout, int64_t
 int op_block_make(struct op_block *block, moeep_comm_t *comm, enum op_memory kind, unsigned int any,
 		  size_t bytes)
 {
-	*block = (struct op_block){ .kind = kind };
+	*block = (struct op_block){.kind = kind};
 	if (kind == OP_ORDINARY || kind == OP_REGISTERED) {
 		block->memory = util_alloc(bytes);
 	}
@@ -269,8 +270,8 @@ void op_output_end(struct op_output *output, moeep_comm_t *comm)
 const char *op_spec_name(const struct op_spec *spec)
 {
 	static _Thread_local char text[160];
-	static const char *const routing[ROUTE_KINDS] = { "distinct", "any",  "masked",	  "none",
-							  "one",      "same", "last rank" };
+	static const char *const routing[ROUTE_KINDS] = {"distinct", "any",  "masked",	 "none",
+							 "one",	     "same", "last rank"};
 
 	snprintf(text, sizeof(text), "%s hidden %lld, %d experts, top %d, to %s%s, seed %llu",
 		 moeep_dtype_name(spec->dtype ? spec->dtype : MOEEP_BF16), (long long)spec->hidden,

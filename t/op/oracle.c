@@ -65,15 +65,23 @@ static void anchors(void)
 		uint32_t bits;
 		float value;
 	} known[] = {
-		{ MOEEP_BF16, 0x3f80, 1.0f },	       { MOEEP_BF16, 0xc0a0, -5.0f },
-		{ MOEEP_BF16, 0x7f7f, 0x1.fep127f },   { MOEEP_BF16, 0x0001, 0x1p-133f },
-		{ MOEEP_BF16, 0x7f80, INFINITY },      { MOEEP_FP16, 0x3c00, 1.0f },
-		{ MOEEP_FP16, 0xc500, -5.0f },	       { MOEEP_FP16, 0x7bff, 65504.0f },
-		{ MOEEP_FP16, 0x0001, 0x1p-24f },      { MOEEP_FP16, 0xfc00, -INFINITY },
-		{ MOEEP_FP8_E4M3, 0x38, 1.0f },	       { MOEEP_FP8_E4M3, 0xca, -5.0f },
-		{ MOEEP_FP8_E4M3, 0x7e, 448.0f },      { MOEEP_FP8_E4M3, 0x01, 0x1p-9f },
-		{ MOEEP_FP8_E4M3, 0x08, 0x1p-6f },     { MOEEP_FP32, 0x00000001, 0x1p-149f },
-		{ MOEEP_FP32, 0x7f7fffff, 0x1.fffffep127f },
+		{MOEEP_BF16, 0x3f80, 1.0f},
+		{MOEEP_BF16, 0xc0a0, -5.0f},
+		{MOEEP_BF16, 0x7f7f, 0x1.fep127f},
+		{MOEEP_BF16, 0x0001, 0x1p-133f},
+		{MOEEP_BF16, 0x7f80, INFINITY},
+		{MOEEP_FP16, 0x3c00, 1.0f},
+		{MOEEP_FP16, 0xc500, -5.0f},
+		{MOEEP_FP16, 0x7bff, 65504.0f},
+		{MOEEP_FP16, 0x0001, 0x1p-24f},
+		{MOEEP_FP16, 0xfc00, -INFINITY},
+		{MOEEP_FP8_E4M3, 0x38, 1.0f},
+		{MOEEP_FP8_E4M3, 0xca, -5.0f},
+		{MOEEP_FP8_E4M3, 0x7e, 448.0f},
+		{MOEEP_FP8_E4M3, 0x01, 0x1p-9f},
+		{MOEEP_FP8_E4M3, 0x08, 0x1p-6f},
+		{MOEEP_FP32, 0x00000001, 0x1p-149f},
+		{MOEEP_FP32, 0x7f7fffff, 0x1.fffffep127f},
 	};
 
 	for (int i = 0; i < COUNT_OF(known); i++) {
@@ -94,7 +102,7 @@ static void anchors(void)
 /* The usual integer arithmetic for BF16, and the compiler's own FP16, on many floats. */
 static void other_ways(void)
 {
-	struct rng rng = { 5 };
+	struct rng rng = {5};
 	int differ_bf16 = 0, differ_fp16 = 0;
 
 	for (int i = 0; i < 1000000; i++) {
@@ -105,8 +113,8 @@ static void other_ways(void)
 		if (isnan(value)) {
 			continue;
 		}
-		differ_bf16 += stored(MOEEP_BF16, value) !=
-			       (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+		differ_bf16 +=
+			stored(MOEEP_BF16, value) != (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 #ifdef __FLT16_MANT_DIG__
 		value = ldexpf(value, i % 2 ? 0 : -(ilogbf(value) + 20 - i % 40));
 		_Float16 narrow = (_Float16)value;
@@ -121,15 +129,15 @@ static void other_ways(void)
 }
 
 /* Two ranks, three experts: rank 0 has 0 and 1, rank 1 has 2. */
-static const int64_t topk0[] = { 2, 0, -1, 1, 1, 1 };
-static const int64_t topk1[] = { 0, 2, -1, -1 };
-static const float weights0[] = { 1, 2, 3, 4, 5, 6 };
-static const float weights1[] = { 7, 8, 9, 10 };
-static const uint16_t x0[] = { 1, 2, 3 };
-static const uint16_t x1[] = { 4, 5 };
+static const int64_t topk0[] = {2, 0, -1, 1, 1, 1};
+static const int64_t topk1[] = {0, 2, -1, -1};
+static const float weights0[] = {1, 2, 3, 4, 5, 6};
+static const float weights1[] = {7, 8, 9, 10};
+static const uint16_t x0[] = {1, 2, 3};
+static const uint16_t x1[] = {4, 5};
 static const struct oracle_input inputs[] = {
-	{ .num_tokens = 3, .topk = topk0, .weights = weights0, .x = x0 },
-	{ .num_tokens = 2, .topk = topk1, .weights = weights1, .x = x1 },
+	{.num_tokens = 3, .topk = topk0, .weights = weights0, .x = x0},
+	{.num_tokens = 2, .topk = topk1, .weights = weights1, .x = x1},
 };
 static const struct oracle_group group = {
 	.num_ranks = 2,
@@ -143,13 +151,13 @@ static const struct oracle_group group = {
 
 static void routing(void)
 {
-	static const uint16_t flat_x[] = { 1, 2, 3, 4 }, expert_x[] = { 1, 4, 0, 0, 2, 3, 3, 0 };
-	static const int32_t flat_token[] = { 0, 1, 2, 0 }, flat_rank[] = { 0, 0, 0, 1 };
-	static const int64_t flat_topk[] = { -1, 0, -1, 1, 1, 1, 0, -1 };
-	static const int32_t expert_token[] = { 0, 0, -1, -1, 1, 2, 2, -1 };
-	static const float expert_weights[] = { 2, 7, 0, 0, 4, 5, 6, 0 };
-	static const int32_t offsets[] = { 0, 4, 8 };
-	uint16_t x[8] = { 0 };
+	static const uint16_t flat_x[] = {1, 2, 3, 4}, expert_x[] = {1, 4, 0, 0, 2, 3, 3, 0};
+	static const int32_t flat_token[] = {0, 1, 2, 0}, flat_rank[] = {0, 0, 0, 1};
+	static const int64_t flat_topk[] = {-1, 0, -1, 1, 1, 1, 0, -1};
+	static const int32_t expert_token[] = {0, 0, -1, -1, 1, 2, 2, -1};
+	static const float expert_weights[] = {2, 7, 0, 0, 4, 5, 6, 0};
+	static const int32_t offsets[] = {0, 4, 8};
+	uint16_t x[8] = {0};
 	int32_t token[8], rank[8], got_offsets[3];
 	int64_t topk[8], num_recv;
 	float weights[8];
@@ -196,9 +204,9 @@ static void sums(void)
 {
 	static const float big = 0x1p24f;
 	struct oracle_expert_side side[2];
-	float out[3] = { 0 }, bias[] = { 1, -0.0f, 3 };
-	moeep_combine_args_t want = { .dtype = MOEEP_FP32, .out = out, .bias = bias };
-	float flat0[] = { 1, 0x1p-30f, 7, 0 }, flat1[] = { big, 0 };
+	float out[3] = {0}, bias[] = {1, -0.0f, 3};
+	moeep_combine_args_t want = {.dtype = MOEEP_FP32, .out = out, .bias = bias};
+	float flat0[] = {1, 0x1p-30f, 7, 0}, flat1[] = {big, 0};
 
 	for (int r = 0; r < 2; r++) {
 		oracle_route(&group, r, MOEEP_ROWS_FLAT, 1, &side[r].rows);
@@ -217,7 +225,7 @@ static void sums(void)
 	for (int r = 0; r < 2; r++) {
 		oracle_route(&group, r, MOEEP_ROWS_EXPERT_MAJOR, 1, &side[r].rows);
 	}
-	side[0].x = (float[]){ 1, 1, 0.5f, 1.0f / 3, -2 };
+	side[0].x = (float[]){1, 1, 0.5f, 1.0f / 3, -2};
 	side[1].x = flat1;
 	want.flags = MOEEP_COMBINE_WEIGHTED;
 	want.bias = NULL;
@@ -233,7 +241,7 @@ static void sums(void)
 
 static void quantization(void)
 {
-	uint16_t x[4] = { 0x3f80, 0xc000, 0x7fc0, 0x0000 }; /* 1, -2, NaN, 0 */
+	uint16_t x[4] = {0x3f80, 0xc000, 0x7fc0, 0x0000}; /* 1, -2, NaN, 0 */
 	uint8_t q[4], scale[4];
 	float value;
 

@@ -15,9 +15,9 @@ static int pick(struct rng *rng, const int *values, int count)
 	return values[rng_range(rng, 0, count - 1)];
 }
 
-#define PICK(rng, ...)                                             \
-	pick(rng, (const int[]){ __VA_ARGS__ },                    \
-	     (int)(sizeof((const int[]){ __VA_ARGS__ }) / sizeof(int)))
+#define PICK(rng, ...)                                                                             \
+	pick(rng, (const int[]){__VA_ARGS__},                                                      \
+	     (int)(sizeof((const int[]){__VA_ARGS__}) / sizeof(int)))
 
 /* Work is about rows x elements: a limit for one configuration. */
 #define MOST_ELEMENTS 60000
@@ -30,7 +30,8 @@ static void random_spec(struct rng *rng, struct op_spec *spec, int64_t unit)
 	spec->num_experts = PICK(rng, 1, 2, 7, 8, 16, 33, 64);
 	spec->topk = PICK(rng, 1, 2, 3, 4, 8, 8, 11);
 	/* Any multiple of a row's unit, mostly short. */
-	spec->hidden = unit * (rng_chance(rng, 70) ? rng_range(rng, 1, 16) : rng_range(rng, 1, 150));
+	spec->hidden =
+		unit * (rng_chance(rng, 70) ? rng_range(rng, 1, 16) : rng_range(rng, 1, 150));
 	spec->weights = rng_chance(rng, 60);
 	spec->routing = (enum op_routing)PICK(rng, ROUTE_DISTINCT, ROUTE_DISTINCT, ROUTE_ANY,
 					      ROUTE_MASKED, ROUTE_MASKED, ROUTE_NONE, ROUTE_ONE,
@@ -54,7 +55,8 @@ static void random_ht_rank(struct rng *rng, struct ht_case *c, int r)
 	rank->topk_dtype = PICK(rng, 0, MOEEP_INT32, MOEEP_INT64);
 	rank->scale_layout = (int)rng_range(rng, 0, 1);
 	rank->recv_scale_layout = (int)rng_range(rng, 0, 1);
-	rank->alignment = c->row_layout == MOEEP_ROWS_EXPERT_MAJOR ? PICK(rng, 0, 1, 2, 5, 8, 32) : 0;
+	rank->alignment =
+		c->row_layout == MOEEP_ROWS_EXPERT_MAJOR ? PICK(rng, 0, 1, 2, 5, 8, 32) : 0;
 	rank->flags = rng_chance(rng, 30) ? MOEEP_DISPATCH_FILL_TAIL : 0;
 	if (c->row_layout == MOEEP_ROWS_EXPERT_MAJOR) {
 		rank->flags |= rng_chance(rng, 50) ? MOEEP_DISPATCH_ZERO_PADDING : 0;
@@ -72,7 +74,7 @@ static void random_ht_rank(struct rng *rng, struct ht_case *c, int r)
 
 static void random_ht(struct rng *rng, bool processes, const char *what)
 {
-	struct ht_case c = { .row_layout = PICK(rng, 0, MOEEP_ROWS_FLAT, MOEEP_ROWS_EXPERT_MAJOR) };
+	struct ht_case c = {.row_layout = PICK(rng, 0, MOEEP_ROWS_FLAT, MOEEP_ROWS_EXPERT_MAJOR)};
 	bool memory = rng_chance(rng, 50);
 	int64_t unit;
 
@@ -92,7 +94,8 @@ static void random_ht(struct rng *rng, bool processes, const char *what)
 	c.partial_dtype = PICK(rng, 0, 0, MOEEP_FP32);
 	c.chunk_bytes = PICK(rng, 0, 0, 16, 100, 2000);
 	c.chunks = PICK(rng, 0, 2, 3);
-	c.weighted = c.spec.weights && c.row_layout == MOEEP_ROWS_EXPERT_MAJOR && rng_chance(rng, 60);
+	c.weighted =
+		c.spec.weights && c.row_layout == MOEEP_ROWS_EXPERT_MAJOR && rng_chance(rng, 60);
 	c.send_weights = rng_chance(rng, 50);
 	c.bias = rng_chance(rng, 50);
 	for (int r = 0; r < c.spec.num_ranks; r++) {
@@ -106,7 +109,7 @@ static void random_ht(struct rng *rng, bool processes, const char *what)
 
 static void random_ll(struct rng *rng, bool processes, const char *what)
 {
-	struct ll_case c = { .quant = (int)rng_range(rng, 0, 3) };
+	struct ll_case c = {.quant = (int)rng_range(rng, 0, 3)};
 	bool memory = rng_chance(rng, 50);
 
 	c.spec.dtype = PICK(rng, 0, MOEEP_BF16, MOEEP_FP16);
@@ -135,7 +138,8 @@ static void random_ll(struct rng *rng, bool processes, const char *what)
 			rank->leave = (unsigned int)rng_next(rng) & ((1u << LL_OUTPUTS) - 1);
 		}
 		if (memory) {
-			rank->memory = (enum op_memory)PICK(rng, OP_ORDINARY, OP_SYMMETRIC, OP_SLOT);
+			rank->memory =
+				(enum op_memory)PICK(rng, OP_ORDINARY, OP_SYMMETRIC, OP_SLOT);
 		}
 	}
 	ll_check(&c, processes, what);
@@ -143,11 +147,11 @@ static void random_ll(struct rng *rng, bool processes, const char *what)
 
 int main(void)
 {
-	uint64_t seed = op_seed(), rounds = util_env("MOEEP_TEST_ROUNDS", tap_quick() ? 40 : 200);
+	uint64_t seed = op_seed(), rounds = util_env("MOEEP_TEST_ROUNDS", tap_quick() ? 60 : 500);
 
 	tap_diag("seed %llu, %llu rounds", (unsigned long long)seed, (unsigned long long)rounds);
 	for (uint64_t i = 0; i < rounds; i++) {
-		struct rng rng = { util_hash(seed + i, 51, 51) };
+		struct rng rng = {util_hash(seed + i, 51, 51)};
 		bool processes = rng_chance(&rng, 50), low = rng_chance(&rng, 40);
 		char what[64];
 

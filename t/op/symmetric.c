@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Rows in symmetric memory: written and read in place, by ranks that have it and ranks that do not. */
+/* Rows in symmetric memory: written and read in place, by ranks with it and ranks without. */
 #include "config.h"
 
 #include <stdlib.h>
@@ -7,22 +7,23 @@
 
 #include "t/op/ht.h"
 
-static const char *const kinds[] = { "ordinary", "symmetric", "registered", "slot" };
+static const char *const kinds[] = {"ordinary", "symmetric", "registered", "slot"};
 
 /* kind: of every rank, or -1 for all kinds mixed. */
 static void check(int num_ranks, bool processes, int row_layout, int kind, int64_t hidden)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 3 * num_ranks + 1,
-			.topk = 4,
-			.hidden = hidden,
-			.weights = true,
-			.routing = ROUTE_MASKED,
-			.payload = PAYLOAD_NUMBERS,
-			.seed = op_seed() + (uint64_t)num_ranks,
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 3 * num_ranks + 1,
+				.topk = 4,
+				.hidden = hidden,
+				.weights = true,
+				.routing = ROUTE_MASKED,
+				.payload = PAYLOAD_NUMBERS,
+				.seed = op_seed() + (uint64_t)num_ranks,
+			},
 		.row_layout = row_layout,
 		.weighted = row_layout == MOEEP_ROWS_EXPERT_MAJOR,
 		.send_weights = true,
@@ -33,8 +34,8 @@ static void check(int num_ranks, bool processes, int row_layout, int kind, int64
 	for (int r = 0; r < num_ranks; r++) {
 		struct ht_rank *rank = &c.rank[r];
 
-		rank->memory = kind >= 0 ? (enum op_memory)kind :
-					   (enum op_memory)(r % (processes ? 2 : 3));
+		rank->memory = kind >= 0 ? (enum op_memory)kind
+					 : (enum op_memory)(r % (processes ? 2 : 3));
 		rank->alignment = 1 + r % 3;
 		rank->capacity = r % 2 ? 0 : 40 * 4 * num_ranks + 7;
 		rank->flags = r % 3 ? MOEEP_DISPATCH_ZERO_PADDING : 0;
@@ -62,11 +63,13 @@ static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
 	}
 	for (int round = 0; round < 8; round++) {
 		/* Never twice the same place, and ranks do not agree on them. */
-		size_t at = (size_t)((round * 5 + rank * 3) % 16) * 16 + (size_t)(round % 3) * bytes;
+		size_t at =
+			(size_t)((round * 5 + rank * 3) % 16) * 16 + (size_t)(round % 3) * bytes;
 		struct ht_dispatch d;
 		struct ht_combine m;
 
-		RANK_DO(ht_dispatch_begin(&d, c, rank, comm, round % 2 ? MOEEP_DISPATCH_CACHED : 0));
+		RANK_DO(ht_dispatch_begin(&d, c, rank, comm,
+					  round % 2 ? MOEEP_DISPATCH_CACHED : 0));
 		memset(memory, round, room);
 		d.args.recv_x = memory + at;
 		rank_ok(moeep_dispatch(buffer, handle, &d.args, NULL));
@@ -74,8 +77,9 @@ static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
 		for (size_t i = 0; i < room; i++) {
 			bool inside = i >= at && i < at + bytes;
 
-			if (!inside && !rank_check(memory[i] == round,
-						   "byte %zu was written, rows are at %zu", i, at)) {
+			if (!inside &&
+			    !rank_check(memory[i] == round, "byte %zu was written, rows are at %zu",
+					i, at)) {
 				break;
 			}
 		}
@@ -93,8 +97,8 @@ static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
 /* What is symmetric memory and what is not; freed and made again, in any order. */
 static int blocks_body(int rank, moeep_comm_t *comm, void *arg)
 {
-	void *block[4] = { NULL }, *own = util_alloc(8192);
-	moeep_comm_info_t info = { .size = sizeof(info) };
+	void *block[4] = {NULL}, *own = util_alloc(8192);
+	moeep_comm_info_t info = {.size = sizeof(info)};
 
 	(void)arg;
 	for (int round = 0; round < 3; round++) {
@@ -153,18 +157,19 @@ static int registered_body(int rank, moeep_comm_t *comm, void *arg)
 static void reuse(int num_ranks, bool processes)
 {
 	struct ht_case c = {
-		.spec = {
-			.num_ranks = num_ranks,
-			.num_experts = 2 * num_ranks,
-			.topk = 2,
-			.hidden = 48,
-			.seed = op_seed(),
-		},
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 2 * num_ranks,
+				.topk = 2,
+				.hidden = 48,
+				.seed = op_seed(),
+			},
 	};
 
 	op_tokens_vary(&c.spec, 25);
 	ht_case_make(&c);
-	ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = processes },
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes},
 		  reuse_body, &c, "one symmetric memory, many places");
 	ht_case_free(&c);
 }
@@ -188,14 +193,14 @@ int main(void)
 		check(num_ranks, false, i % 2 ? MOEEP_ROWS_FLAT : MOEEP_ROWS_EXPERT_MAJOR,
 		      OP_REGISTERED, 24);
 		reuse(num_ranks, i % 2);
-		ranks_run(&(struct ranks_config){ .num_ranks = num_ranks, .processes = i % 2 },
+		ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = i % 2},
 			  blocks_body, NULL, "symmetric memory comes and goes");
-		ranks_run(&(struct ranks_config){ .num_ranks = num_ranks }, registered_body,
-			  &threads, "memory of thread ranks is registered");
+		ranks_run(&(struct ranks_config){.num_ranks = num_ranks}, registered_body, &threads,
+			  "memory of thread ranks is registered");
 	}
 	check(2, true, MOEEP_ROWS_FLAT, OP_SYMMETRIC, 7168);
 	check(3, false, MOEEP_ROWS_FLAT, OP_REGISTERED, 7168);
-	ranks_run(&(struct ranks_config){ .num_ranks = 3, .processes = true }, registered_body,
+	ranks_run(&(struct ranks_config){.num_ranks = 3, .processes = true}, registered_body,
 		  &processes, "memory of processes cannot be registered");
 	return tap_done();
 }
