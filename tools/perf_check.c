@@ -1,255 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* tools/perf_check.c - rows that can be told apart, and what every operation must make of them. */
+/* tools/perf_check.c - what every operation must have made of the rows. */
 #include <config.h>
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "payload.h"
 #include "perf_check.h"
-
-#define GROUP 128 /* elements that share a scale */
-
-static uint32_t float_bits(float value)
-{
-	uint32_t bits;
-
-	memcpy(&bits, &value, sizeof(bits));
-	return bits;
-}
-
-static float bits_float(uint32_t bits)
-{
-	float value;
-
-	memcpy(&value, &bits, sizeof(value));
-	return value;
-}
-
-float check_half_to_float(uint16_t half)
-{
-	uint32_t sign = (uint32_t)(half & 0x8000) << 16;
-	uint32_t rest = half & 0x7fff;
-	/* The product is exact and makes normal numbers of halves that are not. */
-	float scaled = bits_float(rest << 13) * 0x1p112f;
-
-	return rest >= 0x7c00 ? bits_float(sign | 0x7f800000 | (rest & 0x3ff) << 13)
-			      : bits_float(sign | float_bits(scaled));
-}
-
-uint16_t check_float_to_half(float value)
-{
-	uint32_t bits = float_bits(value);
-	uint32_t sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
-
-	if (rest > 0x7f800000) {
-		return (uint16_t)(sign | 0x7e00);
-	}
-	if (rest >= 0x477ff000) {
-		return (uint16_t)(sign | 0x7c00);
-	}
-	if (rest < 0x38800000) {
-		/* Below the smallest normal half: the sum's last bit is worth the last bit of one.
-		 */
-		return (uint16_t)(sign | (float_bits(bits_float(rest) + 0.5f) & 0x7ff));
-	}
-	rest += 0xfff + (rest >> 13 & 1);
-	return (uint16_t)(sign | (rest - 0x38000000) >> 13);
-}
-
-uint16_t check_float_to_bf16(float value)
-{
-	uint32_t bits = float_bits(value);
-
-	if ((bits & 0x7fffffff) > 0x7f800000) {
-		return (uint16_t)(bits >> 16 | 0x40);
-	}
-	return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-uint8_t check_float_to_e4m3(float value)
-{
-	uint32_t bits = float_bits(value);
-	uint32_t sign = bits >> 24 & 0x80, rest = bits & 0x7fffffff;
-
-	if (rest > 0x7f800000) {
-		return (uint8_t)(sign | 0x7f);
-	}
-	if (rest < 0x3c800000) {
-		/* Below 2^-6 the step is 2^-9; the sum is in [2^14, 2^14 + 2^-6]. */
-		return (uint8_t)(sign | (float_bits(bits_float(rest) + 0x1p14f) & 0xf));
-	}
-	if (rest >= 0x43e80000) {
-		return (uint8_t)(sign | 0x7e);
-	}
-	rest += 0x7ffff + (rest >> 20 & 1);
-	rest = (rest - 0x3c000000) >> 20;
-	return (uint8_t)(sign | (rest > 0x7e ? 0x7e : rest));
-}
-
-static void row_to_float(const void *row, int dtype, int64_t hidden, float *out)
-{
-	const uint16_t *half = row;
-
-	if (dtype == MOEEP_FP32) {
-		memcpy(out, row, (size_t)hidden * sizeof(*out));
-		return;
-	}
-	for (int64_t h = 0; h < hidden; h++) {
-		out[h] = dtype == MOEEP_BF16 ? bits_float((uint32_t)half[h] << 16)
-					     : check_half_to_float(half[h]);
-	}
-}
-
-static void row_from_float(const float *in, int dtype, int64_t hidden, void *row)
-{
-	uint16_t *half = row;
-
-	if (dtype == MOEEP_FP32) {
-		memcpy(row, in, (size_t)hidden * sizeof(*in));
-		return;
-	}
-	for (int64_t h = 0; h < hidden; h++) {
-		half[h] = dtype == MOEEP_BF16 ? check_float_to_bf16(in[h])
-					      : check_float_to_half(in[h]);
-	}
-}
-
-/* Kinds of rows; no two rows of a run have the same seed. */
-enum payload { PAYLOAD_DISPATCH, PAYLOAD_SCALES, PAYLOAD_RANK, PAYLOAD_CHOICE, PAYLOAD_UNUSED };
-
-static uint64_t row_seed(const struct perf_options *o, enum payload kind, int which, int source,
-			 int64_t token)
-{
-	uint64_t place = (uint64_t)kind << 56 | (uint64_t)which << 32 | (uint64_t)source;
-
-	return routing_mix(routing_mix(o->seed, place), (uint64_t)token);
-}
-
-/*
- * Finite values of both signs, 2^-6 to 2^2 in size. `spread` divides each group of 128 by a power
- * of two of its own, so that scales differ; down to where the floor of the FP8 formula holds.
- */
-static void row_fill(void *row, int dtype, int64_t hidden, uint64_t seed, bool spread)
-{
-	unsigned char *bytes = row;
-	int64_t size = (int64_t)moeep_dtype_size(dtype), lanes = 8 / size;
-
-	for (int64_t start = 0; start < hidden; start += GROUP) {
-		int64_t end = start + GROUP < hidden ? start + GROUP : hidden;
-		uint64_t shift = spread ? routing_mix(~seed, (uint64_t)start) >> 60 : 0;
-		uint64_t and_mask = UINT64_MAX, low = 0, add;
-
-		if (dtype == MOEEP_BF16) {
-			and_mask = UINT64_C(0x83ff83ff83ff83ff);
-			low = UINT64_C(0x0001000100010001) * ((121 - shift) << 7);
-		} else if (dtype == MOEEP_FP16) {
-			and_mask = UINT64_C(0x9fff9fff9fff9fff);
-			low = UINT64_C(0x0001000100010001) * ((9 - shift / 2) << 10);
-		} else if (dtype == MOEEP_FP32) {
-			and_mask = UINT64_C(0x83ffffff83ffffff);
-			low = UINT64_C(0x0000000100000001) * ((121 - shift) << 23);
-		}
-		/* The three low bits of the exponent are random too: added, not masked in. */
-		for (int64_t h = start; h < end; h += lanes) {
-			int64_t left = end - h < lanes ? end - h : lanes;
-
-			add = (routing_mix(seed, (uint64_t)h) & and_mask) + low;
-			memcpy(bytes + h * size, &add, (size_t)(left * size));
-		}
-	}
-}
-
-/* Values that arithmetic would change and a copy must not: element 0 of a row. */
-static void row_special(void *row, int dtype, int64_t token)
-{
-	static const uint32_t patterns[8] = {0x80000000, 0x7f800000, 0xff800000, 0x7fc10000,
-					     0x7f810000, 0x00010000, 0x7f7f0000, 0xffc00000};
-	uint32_t bits = patterns[token & 7];
-	uint16_t half;
-
-	if (dtype == MOEEP_FP32) {
-		memcpy(row, &bits, sizeof(bits));
-	} else if (dtype == MOEEP_BF16 || dtype == MOEEP_FP16) {
-		half = (uint16_t)(bits >> 16);
-		memcpy(row, &half, sizeof(half));
-	}
-}
-
-static void dispatch_row(const struct check *c, bool ht, int source, int64_t token, void *row)
-{
-	const struct perf_options *o = c->options;
-
-	row_fill(row, o->dtype, o->hidden, row_seed(o, PAYLOAD_DISPATCH, c->copy, source, token),
-		 true);
-	if (ht || o->quant == MOEEP_QUANT_NONE) {
-		row_special(row, o->dtype, token);
-	}
-}
-
-static void scale_row(const struct check *c, int source, int64_t token, float *scales)
-{
-	const struct perf_options *o = c->options;
-
-	row_fill(scales, MOEEP_FP32, perf_scale_count(o),
-		 row_seed(o, PAYLOAD_SCALES, c->copy, source, token), false);
-}
-
-/* `which`: the rank that holds the row if flat, else the position in the top-k. */
-static void combine_row(const struct check *c, bool flat, int which, int source, int64_t token,
-			void *row)
-{
-	const struct perf_options *o = c->options;
-
-	row_fill(row, o->combine_dtype, o->hidden,
-		 row_seed(o, flat ? PAYLOAD_RANK : PAYLOAD_CHOICE, which, source, token), false);
-}
 
 static bool is_flat(const struct check *c, bool ht)
 {
 	return ht && c->options->row_layout == MOEEP_ROWS_FLAT;
-}
-
-void check_fill_dispatch(const struct check *check, bool ht, void *x, float *scales)
-{
-	const struct perf_options *o = check->options;
-	int64_t row_bytes = perf_row_bytes(o, o->dtype);
-
-	for (int64_t t = 0; t < check->routing->shape.tokens; t++) {
-		dispatch_row(check, ht, check->rank, t, (unsigned char *)x + t * row_bytes);
-		if (scales) {
-			scale_row(check, check->rank, t, scales + t * perf_scale_count(o));
-		}
-	}
-}
-
-void check_fill_combine(const struct check *check, const struct routing_rows *rows, void *x,
-			int64_t capacity)
-{
-	const struct perf_options *o = check->options;
-	int64_t row_bytes = perf_row_bytes(o, o->combine_dtype), next = 0;
-	unsigned char *bytes = x;
-
-	for (int64_t i = 0; i <= rows->count; i++) {
-		int64_t position = i < rows->count ? rows->row[i].position : capacity;
-
-		/* Rows of other routings, and padding, whose sum must not matter. */
-		for (; next < position; next++) {
-			row_fill(bytes + next * row_bytes, o->combine_dtype, o->hidden,
-				 row_seed(o, PAYLOAD_UNUSED, 0, check->rank, next), false);
-		}
-		if (i < rows->count) {
-			const struct routing_row *row = &rows->row[i];
-
-			combine_row(check, row->choice < 0,
-				    row->choice < 0 ? check->rank : row->choice, row->source,
-				    row->token, bytes + position * row_bytes);
-			next = position + 1;
-		}
-	}
 }
 
 static void wrong(const struct check *c, const char *format, ...)
@@ -437,11 +201,11 @@ int check_ht_dispatch(const struct check *check, const struct routing_rows *rows
 		check_value(check, args->recv_src_rank[row->position], row->source, "recv_src_rank",
 			    row->position);
 		check_choices(check, row, args);
-		dispatch_row(check, true, row->source, row->token, expected);
+		payload_dispatch(o, true, check->copy, row->source, row->token, expected);
 		check_row(check, (const unsigned char *)args->recv_x + row->position * row_bytes,
 			  expected, o->hidden, size, "row", row->position, row);
 		if (args->recv_scales) {
-			scale_row(check, row->source, row->token, scales);
+			payload_scales(o, check->copy, row->source, row->token, scales);
 			check_scales(check, args->recv_scales, MOEEP_FP32, args->capacity, scales,
 				     row, row->position);
 		}
@@ -449,29 +213,6 @@ int check_ht_dispatch(const struct check *check, const struct routing_rows *rows
 	free(expected);
 	free(scales);
 	return 0;
-}
-
-/* A row as the FP8 cast makes it; scales as numbers. */
-static void quantise(const struct perf_options *o, const float *x, uint8_t *q, float *scales)
-{
-	for (int64_t start = 0; start < o->hidden; start += GROUP) {
-		int64_t end = start + GROUP < o->hidden ? start + GROUP : o->hidden;
-		float most = 1e-4f, factor, scale;
-
-		for (int64_t h = start; h < end; h++) {
-			most = fabsf(x[h]) > most ? fabsf(x[h]) : most;
-		}
-		scale = most * (1.0f / 448.0f);
-		factor = 448.0f / most;
-		if (o->quant != MOEEP_QUANT_FP8) {
-			scale = bits_float((float_bits(scale) + 0x7fffff) & 0x7f800000);
-			factor = 1.0f / scale;
-		}
-		for (int64_t h = start; h < end; h++) {
-			q[h] = check_float_to_e4m3(x[h] * factor);
-		}
-		scales[start / GROUP] = scale;
-	}
 }
 
 static void check_ll_counts(const struct check *c, const struct routing_rows *rows,
@@ -527,10 +268,11 @@ int check_ll_dispatch(const struct check *check, const struct routing_rows *rows
 
 		check_value(check, args->recv_src_token[row->position], row->token,
 			    "recv_src_token", row->position);
-		dispatch_row(check, false, row->source, row->token, cast ? sent : expected);
+		payload_dispatch(o, false, check->copy, row->source, row->token,
+				 cast ? sent : expected);
 		if (cast) {
-			row_to_float(sent, o->dtype, o->hidden, values);
-			quantise(o, values, expected, values + o->hidden);
+			payload_to_float(sent, o->dtype, o->hidden, values);
+			payload_quantise(o, values, expected, values + o->hidden);
 			check_scales(check,
 				     (const unsigned char *)args->recv_scales +
 					     row->expert * scales_bytes,
@@ -571,8 +313,8 @@ static void combine_token(const struct check *c, bool ht, int64_t token, float *
 			if (expert < 0 || r->owner[expert] != rank || (flat && started)) {
 				continue;
 			}
-			combine_row(c, flat, flat ? rank : k, c->rank, token, row);
-			row_to_float(row, o->combine_dtype, hidden, value);
+			payload_combine(o, flat, flat ? rank : k, c->rank, token, row);
+			payload_to_float(row, o->combine_dtype, hidden, value);
 			for (int64_t h = 0; !flat && h < hidden; h++) {
 				value[h] *= r->weight[from + k];
 			}
@@ -585,8 +327,8 @@ static void combine_token(const struct check *c, bool ht, int64_t token, float *
 			continue;
 		}
 		if (!flat) {
-			row_from_float(partial, partial_dtype, hidden, row);
-			row_to_float(row, partial_dtype, hidden, partial);
+			payload_from_float(partial, partial_dtype, hidden, row);
+			payload_to_float(row, partial_dtype, hidden, partial);
 		}
 		for (int64_t h = 0; h < hidden; h++) {
 			sum[h] = any ? sum[h] + partial[h] : partial[h];
@@ -610,7 +352,7 @@ int check_combine(const struct check *check, bool ht, const void *out)
 		void *expected = scratch + o->hidden * 4;
 
 		combine_token(check, ht, t, sum, scratch);
-		row_from_float(sum, o->combine_dtype, o->hidden, expected);
+		payload_from_float(sum, o->combine_dtype, o->hidden, expected);
 		check_row(check, (const unsigned char *)out + t * row_bytes, expected, o->hidden,
 			  moeep_dtype_size(o->combine_dtype), "out", t, &row);
 	}

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* tools/perf_options.h - moeep-perf's command line, and sizes that fit the machine. */
+/*
+ * tools/perf_options.h - moeep-perf's options as they were given, and what follows from them by
+ * arithmetic alone.
+ *
+ * What needs the routing or the machine's memory is perf_plan.h's.
+ */
 #ifndef MOEEP_TOOLS_PERF_OPTIONS_H
 #define MOEEP_TOOLS_PERF_OPTIONS_H
 
@@ -8,12 +13,13 @@
 
 #include <moeep/moeep.h>
 
-#include "output.h"
-#include "routing.h"
-
 #define PERF_MAX_RANKS	  256
 #define PERF_MAX_ITERS	  1000000
 #define PERF_MAX_VARIANTS 8
+
+#define PERF_DEFAULT_RANKS     8
+#define PERF_DEFAULT_TOKENS    4096
+#define PERF_DEFAULT_LL_TOKENS 128
 
 /* Exit status. */
 #define PERF_EXIT_OK	 0
@@ -71,26 +77,6 @@ struct perf_options {
  */
 int perf_options_parse(int argc, char **argv, struct perf_options *options, int *status);
 
-/* What runs: the routings of both modes, and the sizes that follow from them. */
-struct perf_plan {
-	struct routing_source source;
-	struct routing ht;
-	struct routing ll;
-	int64_t ht_rows;     /* most that a rank receives, padding included */
-	int64_t ll_capacity; /* rows of each expert */
-	int copies;	     /* of HT's inputs; LL has PERF_MAX_VARIANTS */
-	uint64_t bytes;	     /* of memory that all ranks together use at once, about */
-	struct memory_limit memory;
-	bool reduced; /* ranks or tokens are fewer than the defaults */
-};
-
-/*
- * Open the routing and choose what was not given so that it fits in half of the memory. 0, or -1
- * with a message on standard error; perf_plan_free() what it gave.
- */
-int perf_plan_make(struct perf_options *options, struct perf_plan *plan);
-void perf_plan_free(struct perf_plan *plan);
-
 /* Bytes of a row of elements, and the number of its FP8 scales. */
 static inline int64_t perf_row_bytes(const struct perf_options *o, int dtype)
 {
@@ -107,14 +93,5 @@ static inline int64_t perf_warmup(const struct perf_options *o, unsigned mode)
 {
 	return o->warmup >= 0 ? o->warmup : mode == MOEEP_MODE_HT ? 2 : 10;
 }
-
-static inline enum rows_layout perf_ht_layout(const struct perf_options *o)
-{
-	return o->row_layout == MOEEP_ROWS_EXPERT_MAJOR ? ROWS_GROUPED : ROWS_FLAT;
-}
-
-/* The buffer of one mode; the two modes have one each, so that its bytes can be told apart. */
-void perf_buffer_config(const struct perf_options *o, const struct perf_plan *plan, unsigned mode,
-			moeep_buffer_config_t *config);
 
 #endif

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* tools/perf_report.h - moeep-perf's results as a table, as JSON and as CSV. */
+/*
+ * tools/perf_report.h - what moeep-perf says: the head and the table for people, and the choice
+ * among the formats.
+ */
 #ifndef MOEEP_TOOLS_PERF_REPORT_H
 #define MOEEP_TOOLS_PERF_REPORT_H
 
+#include <stdint.h>
+
 #include "perf_run.h"
-
-/* "HT dispatch", "LL combine" */
-const char *perf_case_name(const struct perf_case *c);
-
-/* "symmetric", "ordinary", or "-" where it makes no difference. */
-const char *perf_memory_name(unsigned memory);
 
 /* What is going to be run, for people; with --demo also why. Nothing for the other formats. */
 void perf_report_start(const struct perf_run *run);

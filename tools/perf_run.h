@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tools/perf_run.h - what one rank does: buffers, calls that are timed, calls that are checked.
+ * tools/perf_run.h - what is run, what one rank does of it, and what it finds out.
  *
  * Ranks are processes or threads; what they find out goes to the parent through memory that all
  * share.
@@ -14,6 +14,7 @@
 
 #include "perf_check.h"
 #include "perf_options.h"
+#include "perf_plan.h"
 
 enum perf_op { PERF_DISPATCH, PERF_COMBINE };
 
