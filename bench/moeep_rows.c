@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bench/moeep_rows.c - what bench/mpi_baseline.c does, by moeep: the same steps on the same rows, timed
- * between the same barriers. MPI starts the ranks, gives them moeep's bootstrap and collects the times.
+ * bench/moeep_rows.c - what bench/mpi_baseline.c does, by moeep: the same steps on the same rows,
+ * timed between the same barriers. MPI starts the ranks, gives them moeep's bootstrap and collects
+ * the times.
  *
  * dispatch, then combine of the rows that it delivered (experts that change nothing), with a new
  * routing in each iteration. See bench/README.md.
@@ -13,15 +14,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include <moeep/moeep.h>
 
-#define ROUTES 4
+#define ROUTES	  4
 #define MAX_CALLS 2000
-#define MAX_TOPK 64
+#define MAX_TOPK  64
 
-static int tokens, hidden = 7168, topk = 8, experts = 256, iters, warmup = 3, symmetric, ll, json;
+static int tokens, hidden = 7168, topk = 8, experts = 256, iters, warmup = 3, symmetric, ll, json,
+		   copy;
 static int rank, ranks;
 static moeep_comm_t *comm;
 static moeep_buffer_t *buffer;
@@ -45,7 +48,8 @@ static int gather(void *context, const void *send, void *recv, size_t bytes, voi
 {
 	(void)context;
 	*request = NULL;
-	return MPI_Allgather(send, (int)bytes, MPI_BYTE, recv, (int)bytes, MPI_BYTE, MPI_COMM_WORLD);
+	return MPI_Allgather(send, (int)bytes, MPI_BYTE, recv, (int)bytes, MPI_BYTE,
+			     MPI_COMM_WORLD);
 }
 
 static uint64_t mix(uint64_t v)
@@ -92,7 +96,8 @@ static void make_routes(void)
 				again = false;
 				h = mix(h);
 				for (int j = 0; j < k; j++) {
-					again |= choices[t * topk + j] == (int64_t)(h % (uint64_t)experts);
+					again |= choices[t * topk + j] ==
+						 (int64_t)(h % (uint64_t)experts);
 				}
 			} while (again);
 			choices[t * topk + k] = (int64_t)(h % (uint64_t)experts);
@@ -101,17 +106,31 @@ static void make_routes(void)
 	}
 }
 
+/* As in the baseline: huge pages where the system gives them on request, all touched. */
+static void *alloc_touched(size_t bytes)
+{
+	size_t huge = (size_t)1 << 21;
+	void *p = aligned_alloc(huge, (bytes / huge + 1) * huge);
+
+	if (!p) {
+		fprintf(stderr, "rank %d: no memory for %zu bytes\n", rank, bytes);
+		MPI_Abort(MPI_COMM_WORLD, 1);
+	}
+	madvise(p, (bytes / huge + 1) * huge, MADV_HUGEPAGE);
+	return memset(p, 0, bytes);
+}
+
 static void setup(void)
 {
-	moeep_bootstrap_t bootstrap = { .size = sizeof(bootstrap), .allgather = gather };
-	moeep_comm_config_t config = { .size = sizeof(config), .bootstrap = &bootstrap };
-	moeep_buffer_config_t sizes = { .size = sizeof(sizes),
-					.modes = ll ? MOEEP_MODE_LL : MOEEP_MODE_HT,
-					.num_experts = experts,
-					.max_topk = topk,
-					.hidden = hidden,
-					.ht_max_tokens = ll ? 0 : tokens,
-					.ll_max_tokens = ll ? tokens : 0 };
+	moeep_bootstrap_t bootstrap = {.size = sizeof(bootstrap), .allgather = gather};
+	moeep_comm_config_t config = {.size = sizeof(config), .bootstrap = &bootstrap};
+	moeep_buffer_config_t sizes = {.size = sizeof(sizes),
+				       .modes = ll ? MOEEP_MODE_LL : MOEEP_MODE_HT,
+				       .num_experts = experts,
+				       .max_topk = topk,
+				       .hidden = hidden,
+				       .ht_max_tokens = ll ? 0 : tokens,
+				       .ll_max_tokens = ll ? tokens : 0};
 	int first, local;
 	size_t row_bytes = (size_t)hidden * 2;
 
@@ -120,20 +139,21 @@ static void setup(void)
 	must(moeep_buffer_create(comm, &sizes, &buffer), "moeep_buffer_create");
 	must(moeep_handle_create(buffer, NULL, &handle), "moeep_handle_create");
 	capacity = (int64_t)tokens * ranks;
-	x = aligned_alloc(4096, (size_t)tokens * row_bytes);
-	out = aligned_alloc(4096, (size_t)tokens * row_bytes);
+	x = alloc_touched((size_t)tokens * row_bytes);
+	out = alloc_touched((size_t)tokens * row_bytes);
 	choices = malloc((size_t)ROUTES * (size_t)tokens * (size_t)topk * sizeof(*choices));
 	weights = malloc((size_t)ROUTES * (size_t)tokens * (size_t)topk * sizeof(*weights));
 	if (symmetric) {
 		void *memory;
 
-		must(moeep_mem_alloc(comm, (size_t)(capacity * (ll ? local : 1)) * row_bytes, 0, &memory),
+		must(moeep_mem_alloc(comm, (size_t)(capacity * (ll ? local : 1)) * row_bytes, 0,
+				     &memory),
 		     "moeep_mem_alloc");
 		rows = memory;
 	} else {
-		rows = aligned_alloc(4096, (size_t)(capacity * (ll ? local : 1)) * row_bytes);
+		rows = alloc_touched((size_t)(capacity * (ll ? local : 1)) * row_bytes);
 	}
-	if (!x || !out || !choices || !weights || !rows) {
+	if (!choices || !weights) {
 		fprintf(stderr, "rank %d: no memory\n", rank);
 		MPI_Abort(MPI_COMM_WORLD, 1);
 	}
@@ -148,30 +168,32 @@ static void setup(void)
 static void dispatch(int route)
 {
 	int64_t at = (int64_t)route * tokens * topk;
-	moeep_dispatch_args_t ht = { .size = sizeof(ht),
-				     .num_tokens = tokens,
-				     .x = x,
-				     .topk_idx = &choices[at],
-				     .topk_weights = &weights[at],
-				     .capacity = capacity,
-				     .recv_x = rows };
-	moeep_ll_dispatch_args_t low = { .size = sizeof(low),
-					 .num_tokens = tokens,
-					 .x = x,
-					 .topk_idx = &choices[at],
-					 .topk_weights = &weights[at],
-					 .recv_x = rows };
+	moeep_dispatch_args_t ht = {.size = sizeof(ht),
+				    .num_tokens = tokens,
+				    .x = x,
+				    .topk_idx = &choices[at],
+				    .topk_weights = &weights[at],
+				    .capacity = capacity,
+				    .recv_x = rows};
+	moeep_ll_dispatch_args_t low = {.size = sizeof(low),
+					.num_tokens = tokens,
+					.x = x,
+					.topk_idx = &choices[at],
+					.topk_weights = &weights[at],
+					.recv_x = rows};
 
-	must(ll ? moeep_ll_dispatch(buffer, handle, &low, NULL) : moeep_dispatch(buffer, handle, &ht, NULL),
+	must(ll ? moeep_ll_dispatch(buffer, handle, &low, NULL)
+		: moeep_dispatch(buffer, handle, &ht, NULL),
 	     "dispatch");
 }
 
 static void combine(void)
 {
-	moeep_combine_args_t ht = { .size = sizeof(ht), .x = rows, .out = out };
-	moeep_ll_combine_args_t low = { .size = sizeof(low), .x = rows, .out = out };
+	moeep_combine_args_t ht = {.size = sizeof(ht), .x = rows, .out = out};
+	moeep_ll_combine_args_t low = {.size = sizeof(low), .x = rows, .out = out};
 
-	must(ll ? moeep_ll_combine(buffer, handle, &low, NULL) : moeep_combine(buffer, handle, &ht, NULL),
+	must(ll ? moeep_ll_combine(buffer, handle, &low, NULL)
+		: moeep_combine(buffer, handle, &ht, NULL),
 	     "combine");
 }
 
@@ -205,13 +227,41 @@ static bool check(int route)
 				}
 			}
 			if (out[t * hidden + i] != to_bf16(sum)) {
-				fprintf(stderr, "rank %d, token %lld, element %lld: %#x, expected %#x\n", rank,
-					(long long)t, (long long)i, out[t * hidden + i], to_bf16(sum));
+				fprintf(stderr,
+					"rank %d, token %lld, element %lld: %#x, expected %#x\n",
+					rank, (long long)t, (long long)i, out[t * hidden + i],
+					to_bf16(sum));
 				return false;
 			}
 		}
 	}
 	return true;
+}
+
+static double now_us(void);
+
+/* What a copy of rows from memory to memory reaches while all ranks copy: the yardstick. */
+static void measure_copy(void)
+{
+	size_t bytes = (size_t)tokens * (size_t)hidden * 2;
+	double best = 0;
+
+	for (int i = 0; i < 10; i++) {
+		double start;
+		double seconds;
+		double all;
+
+		MPI_Barrier(MPI_COMM_WORLD);
+		start = now_us();
+		memcpy(out, x, bytes);
+		seconds = (now_us() - start) * 1e-6;
+		MPI_Allreduce(&seconds, &all, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+		best = (double)bytes * ranks / all > best ? (double)bytes * ranks / all : best;
+	}
+	if (rank == 0) {
+		printf("memcpy of %zu MB on each of %d ranks at once: %.1f GB/s copied in all\n",
+		       bytes / 1000000, ranks, best / 1e9);
+	}
 }
 
 static double now_us(void)
@@ -231,12 +281,20 @@ static int by_value(const void *a, const void *b)
 
 static void parse(int argc, char **argv)
 {
-	int *values[] = { &tokens, &hidden, &topk, &experts, &iters, &warmup, &ll, &symmetric, &json };
+	int *values[] = {&tokens, &hidden, &topk,      &experts, &iters,
+			 &warmup, &ll,	   &symmetric, &json,	 &copy};
 	const struct option options[] = {
-		{ "tokens", 1, 0, 0 }, { "hidden", 1, 0, 0 },	 { "topk", 1, 0, 0 },
-		{ "experts", 1, 0, 0 }, { "iters", 1, 0, 0 },	 { "warmup", 1, 0, 0 },
-		{ "mode", 1, 0, 0 },	{ "symmetric", 0, 0, 0 }, { "json", 0, 0, 0 },
-		{ 0 },
+		{"tokens", 1, 0, 0},
+		{"hidden", 1, 0, 0},
+		{"topk", 1, 0, 0},
+		{"experts", 1, 0, 0},
+		{"iters", 1, 0, 0},
+		{"warmup", 1, 0, 0},
+		{"mode", 1, 0, 0},
+		{"symmetric", 0, 0, 0},
+		{"json", 0, 0, 0},
+		{"copy", 0, 0, 0},
+		{0},
 	};
 	int index;
 	int c;
@@ -255,7 +313,7 @@ static void parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	static const char *const names[] = { "dispatch", "combine", "both" };
+	static const char *const names[] = {"dispatch", "combine", "both"};
 	int good = 1;
 	int calls;
 
@@ -264,7 +322,10 @@ int main(int argc, char **argv)
 	MPI_Comm_size(MPI_COMM_WORLD, &ranks);
 	parse(argc, argv);
 	setup();
-	calls = warmup + iters;
+	if (copy) {
+		measure_copy();
+	}
+	calls = copy ? 0 : warmup + iters;
 	for (int i = 0; i < calls; i++) {
 		double start;
 
@@ -283,15 +344,17 @@ int main(int argc, char **argv)
 	}
 	MPI_Allreduce(MPI_IN_PLACE, &good, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
 	MPI_Allreduce(MPI_IN_PLACE, us, 3 * MAX_CALLS, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-	for (int o = 0; rank == 0 && o < 3; o++) {
+	for (int o = 0; rank == 0 && o < 3 && !copy; o++) {
 		double *v = us[o] + warmup;
 
 		qsort(v, (size_t)iters, sizeof(*v), by_value);
-		printf(json ? "{\"op\": \"%s_%s\", \"memory\": \"%s\", \"ranks\": %d, \"tokens\": %d, "
+		printf(json ? "{\"op\": \"%s_%s\", \"memory\": \"%s\", \"ranks\": %d, \"tokens\": "
+			      "%d, "
 			      "\"median_us\": %.1f, \"p99_us\": %.1f, \"validated\": %s}\n"
 			    : "%s_%s %s R=%d M=%d: %.1f us, p99 %.1f us, valid %s\n",
-		       ll ? "ll" : "ht", names[o], symmetric ? "symmetric" : "ordinary", ranks, tokens,
-		       v[(iters + 1) / 2 - 1], v[(iters * 99 + 99) / 100 - 1], good ? "true" : "false");
+		       ll ? "ll" : "ht", names[o], symmetric ? "symmetric" : "ordinary", ranks,
+		       tokens, v[(iters + 1) / 2 - 1], v[(iters * 99 + 99) / 100 - 1],
+		       good ? "true" : "false");
 	}
 	if (symmetric) {
 		must(moeep_mem_free(comm, rows), "moeep_mem_free");

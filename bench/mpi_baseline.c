@@ -243,10 +243,10 @@ static bool check_combine(int r)
 
 				for (int k = 0; k < topk; k++) {
 					int author = 1 + (ll ? (int)c[k].id : d);
-					float v = bf16_to_f32(payload(author, rank, t, i));
 
 					if (owner[c[k].id] == d) {
-						part = ll ? part + c[k].w * v : v;
+						part = (ll ? part : 0.0f) + (ll ? c[k].w : 1.0f) *
+							bf16_to_f32(payload(author, rank, t, i));
 					}
 				}
 				sum += bf16_to_f32(f32_to_bf16(part));

@@ -23,8 +23,8 @@ int moeep_boot_allgather(struct moeep_boot *boot, const void *send, void *recv, 
 			 uint32_t timeout_ms);
 
 /*
- * A rank known to be lost by the state of the control connection, or -1. Never blocks. A
- * rank that left by moeep_boot_close() is not lost.
+ * A rank known to be lost by the state of the control connection, or that an exchange has waited
+ * for in vain; or -1. Never blocks. A rank that left by moeep_boot_close() is not lost.
  */
 int moeep_boot_lost(struct moeep_boot *boot);
 

@@ -375,6 +375,16 @@ void moeep_hub_lose(struct moeep_hub *hub, int rank)
 		   "rank %d is lost: its connection ended without a good-bye", rank);
 }
 
+static int first_not_gathered(const struct moeep_hub *hub)
+{
+	int rank = 0;
+
+	while (rank < hub->num_ranks - 1 && hub->ranks[rank].gathered) {
+		rank++;
+	}
+	return rank;
+}
+
 int64_t moeep_hub_expire(struct moeep_hub *hub, int64_t now)
 {
 	char text[160];
@@ -397,8 +407,9 @@ int64_t moeep_hub_expire(struct moeep_hub *hub, int64_t now)
 			return hub->round_deadline;
 		}
 		list_ranks(hub, is_not_gathered, text, sizeof(text));
-		group_fail(hub, MOEEP_ERR_TIMEOUT, -1, "exchange %llu: waiting for %s of %d",
-			   (unsigned long long)hub->round, text, hub->num_ranks);
+		group_fail(hub, MOEEP_ERR_TIMEOUT, first_not_gathered(hub),
+			   "exchange %llu: waiting for %s of %d", (unsigned long long)hub->round,
+			   text, hub->num_ranks);
 	}
 	return MOEEP_SOCKET_NO_DEADLINE;
 }

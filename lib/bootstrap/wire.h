@@ -121,7 +121,7 @@ static_assert(sizeof(struct moeep_boot_gathered) == 16, "on the wire");
 struct moeep_boot_failure {
 	uint64_t round; /* the exchange that failed; 0: the whole group, for good */
 	int32_t result;
-	int32_t lost; /* rank whose connection ended, or -1 */
+	int32_t lost; /* rank whose connection ended, or the first that did not come; or -1 */
 	char text[240];
 };
 static_assert(sizeof(struct moeep_boot_failure) == 256, "on the wire");

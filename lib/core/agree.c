@@ -49,7 +49,8 @@ static int out_of_step(struct moeep_comm *comm, int result)
 		.rank = comm->rank,
 		.peer = -1,
 		.epoch = comm->collective_epoch,
-		.expected = moeep_flag_word(comm->collective_epoch, comm->collective_step),
+		/* A peer that is past this exchange has given its part. */
+		.expected = moeep_flag_word(comm->collective_epoch, comm->collective_step + 1),
 	};
 	bool left = false;
 	int lost;
@@ -61,13 +62,12 @@ static int out_of_step(struct moeep_comm *comm, int result)
 	if (moeep_comm_check(comm) != MOEEP_OK) {
 		return moeep_comm_check(comm);
 	}
-	cause.seen = cause.expected;
 	lost = moeep_comm_find_lost(comm, -1, &left);
 	for (int rank = 0; rank < comm->num_ranks; rank++) {
 		uint64_t seen = moeep_flag_get(&comm->peers[rank].control->collective);
 
-		if (rank == lost ||
-		    (cause.peer < 0 && !moeep_flag_reached(seen, cause.expected))) {
+		if (rank == lost || (lost < 0 && cause.peer < 0 &&
+				     !moeep_flag_reached(seen, cause.expected - 1))) {
 			cause.peer = rank;
 			cause.seen = seen;
 		}

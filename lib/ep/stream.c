@@ -26,6 +26,8 @@ static int task_run(const struct moeep_task *task)
 	}
 	if (rc == MOEEP_OK && task->run) {
 		rc = task->run(task->buffer, task->handle, task->args);
+		/* Outputs may be in streaming stores; whoever learns of the end sees them. */
+		moeep_rowmath_fence();
 		if (rc == MOEEP_OK) {
 			/*
 			 * A rank that was stopped may find all it needs after the others have given

@@ -20,8 +20,18 @@ static void abort_comm(struct fault_rank *r, const char *reason)
 	fault_await_ready(r);
 	fault_sleep_ms(PAUSE_MS);
 	(void)fault_strike(r);
-	fault_clock(r);
 	fault_ok(r, moeep_comm_abort(r->comm, reason));
+}
+
+/* So that nothing but the abort ends their calls. */
+static void await_others(struct fault_rank *r)
+{
+	for (int rank = 0; rank < r->num_ranks; rank++) {
+		if (rank != r->rank) {
+			fault_wait_given_up(r, rank);
+		}
+	}
+	fault_clock(r);
 }
 
 enum waiting_in { IN_BARRIER, IN_BUFFER_CREATE, IN_MEM_ALLOC, IN_DISPATCH, IN_LL_RECV, IN_EVENT };
@@ -56,6 +66,7 @@ static int by_another_rank(struct fault_rank *r)
 {
 	if (r->victim) {
 		abort_comm(r, REASON);
+		await_others(r);
 	} else {
 		fault_ready(r);
 	}
@@ -82,6 +93,7 @@ static int by_another_thread(struct fault_rank *r)
 		while (moeep_comm_async_error(r->comm, NULL) == MOEEP_OK) {
 			fault_sleep_ms(1);
 		}
+		await_others(r);
 	}
 	rc = call(r, r->fault->arg);
 	if (r->victim) {
@@ -94,6 +106,7 @@ static int without_reason(struct fault_rank *r)
 {
 	if (r->victim) {
 		abort_comm(r, NULL);
+		await_others(r);
 	} else {
 		fault_ready(r);
 	}
@@ -121,6 +134,7 @@ static int with_long_reason(struct fault_rank *r)
 	reason[sizeof(reason) - 1] = '\0';
 	if (r->victim) {
 		abort_comm(r, reason);
+		await_others(r);
 	} else {
 		fault_ready(r);
 	}

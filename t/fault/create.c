@@ -71,6 +71,25 @@ static int create(struct fault_rank *r)
 	return rc;
 }
 
+/* On a comm that is there. */
+static int create_buffer(struct fault_rank *r)
+{
+	int rc;
+
+	if (r->victim) {
+		victim = r;
+		points = 0;
+		strike_at = r->fault->arg;
+	}
+	fault_clock(r);
+	rc = fault_make(r);
+	if (r->victim) {
+		victim = NULL;
+		atomic_store(&r->shared->points, points);
+	}
+	return rc;
+}
+
 static int join_late(struct fault_rank *r)
 {
 	if (r->victim && fault_strike(r)) {
@@ -92,13 +111,13 @@ static void sweep(int rank, bool hosted, bool threads, enum fault_fate fate, int
 	struct fault_case fault = {.name = name,
 				   .fate = FATE_ABORTS,
 				   .victim = rank,
-				   .timeout_ms = fate == FATE_STOPS ? 300 : FAULT_TIMEOUT_MS,
 				   .bare = true,
 				   .hosted = hosted,
 				   .harmless = true,
 				   .act = create};
 	int num_points;
 
+	step *= tap_quick() ? 4 : 1;
 	if (threads) {
 		/* Two that share memory by numbers, whatever the other one has given up. */
 		fault.num_ranks = 4;
@@ -117,9 +136,38 @@ static void sweep(int rank, bool hosted, bool threads, enum fault_fate fate, int
 		snprintf(name, sizeof(name), "creation: rank %d %s at call %d of %d", rank,
 			 fate == FATE_DIES ? "dies" : "is stopped", at, num_points);
 		fault.arg = at;
+		/* Long, where a death must not take that long. */
+		fault.timeout_ms = fate == FATE_STOPS || at <= JOINING_POINTS ? 300 : 3000;
 		fault.want.result = at <= STRANGER_POINTS && !hosted ? MOEEP_ERR_TIMEOUT : 0;
 		fault.want.any_result = at <= JOINING_POINTS && hosted;
 		fault.want.text = fault.want.any_result ? NULL : text;
+		fault_run(&fault);
+	}
+}
+
+/* All ranks have begun the call; the victim is struck in the exchanges that follow. */
+static void sweep_buffer(int rank, enum fault_fate fate, int step)
+{
+	char name[100];
+	struct fault_case fault = {.name = name,
+				   .fate = FATE_ABORTS,
+				   .victim = rank,
+				   .harmless = true,
+				   .act = create_buffer,
+				   .want = {.operation = MOEEP_OP_BUFFER_CREATE, .epoch = 1}};
+	int num_points;
+
+	step *= tap_quick() ? 4 : 1;
+	snprintf(name, sizeof(name), "buffer_create, counting the calls of rank %d", rank);
+	fault_run(&fault);
+	num_points = fault_last()->points;
+	ok(num_points > 8, "%d calls", num_points);
+	fault.harmless = false;
+	fault.fate = fate;
+	for (int at = 1; at <= num_points; at += step) {
+		snprintf(name, sizeof(name), "buffer_create: rank %d %s at call %d of %d", rank,
+			 fate == FATE_DIES ? "dies" : "is stopped", at, num_points);
+		fault.arg = at;
 		fault_run(&fault);
 	}
 }
@@ -216,7 +264,7 @@ static int barrier_after_exec(struct fault_rank *r)
 
 	if (fault_ok(r, rc) && r->victim) {
 		atomic_store(&r->slot->struck_ns, fault_now_ns());
-		execl("/bin/sh", "sh", "-c", "sleep 0.3; kill -KILL $$", (char *)NULL);
+		execl("/bin/sh", "sh", "-c", "sleep 1; kill -KILL $$", (char *)NULL);
 	}
 	fault_clock(r);
 	return moeep_comm_barrier(r->comm);
@@ -311,10 +359,13 @@ int main(void)
 	fault_run(&absent);
 	sweep(1, false, false, FATE_DIES, 1);
 	sweep(0, false, false, FATE_DIES, 1);
-	sweep(2, false, false, FATE_STOPS, 2);
-	sweep(0, false, true, FATE_DIES, 1);
+	sweep(2, false, false, FATE_STOPS, 3);
+	sweep(0, false, true, FATE_DIES, 2);
 	sweep(0, true, false, FATE_DIES, 3);
-	sweep(0, true, false, FATE_STOPS, 6);
+	sweep(0, true, false, FATE_STOPS, 7);
+	sweep_buffer(2, FATE_DIES, 1);
+	sweep_buffer(1, FATE_STOPS, 4);
+	sweep_buffer(0, FATE_STOPS, 5);
 	after_creation();
 	return fault_end();
 }

@@ -122,6 +122,7 @@ struct fault_rank {
 	int32_t *src_token;
 	int32_t *count;
 	int64_t num_recv;
+	int64_t ll_tokens; /* FAULT_LL_TOKENS, unless a case changes it */
 };
 
 /* One TAP check. */

@@ -38,6 +38,42 @@ static int after_ll_combine(struct fault_rank *r)
 	return rc == MOEEP_OK ? fault_ll_combine(r, 1, MOEEP_PHASE_RECV, NULL, NULL) : rc;
 }
 
+/*
+ * The victim has sent no tokens, so it waits for nobody in its combine, and is gone while one of
+ * the others still waits for another one that is slow.
+ */
+static int while_others_wait(struct fault_rank *r)
+{
+	int slow = r->num_ranks - 1;
+	int rc = MOEEP_OK;
+
+	if (r->rank == slow) {
+		fault_ready(r);
+		fault_await_struck(r);
+		fault_sleep_ms(150);
+	}
+	rc = fault_ll_combine(r, 1, MOEEP_PHASE_SEND, r->received, NULL);
+	if (r->rank != slow) {
+		fault_ready(r);
+	}
+	rc = rc == MOEEP_OK ? fault_ll_combine(r, 1, MOEEP_PHASE_RECV, NULL, NULL) : rc;
+	if (r->victim) {
+		fault_await_ready(r);
+		fault_strike(r);
+	}
+	return rc;
+}
+
+static int make_and_dispatch_some(struct fault_rank *r)
+{
+	int rc = fault_make_and_use(r);
+
+	if (r->victim) {
+		r->ll_tokens = 0;
+	}
+	return rc == MOEEP_OK ? fault_ll_dispatch(r, 1, MOEEP_PHASE_BOTH, NULL) : rc;
+}
+
 /* At once, so that the others are still about to take its last rows. */
 static int after_dispatch(struct fault_rank *r)
 {
@@ -166,6 +202,20 @@ static const struct fault_case cases[] = {
 		 after_ll_combine),
 	HARMLESS("rank 0 dies after its LL combine", FATE_DIES, 0, make_and_dispatch,
 		 after_ll_combine),
+	HARMLESS("rank 0 leaves while rank 1 waits for rank 2", FATE_LEAVES, 0,
+		 make_and_dispatch_some, while_others_wait),
+	{
+		.name = "rank 0 dies while rank 1 waits for rank 2",
+		.fate = FATE_DIES,
+		.victim = 0,
+		.prepare = make_and_dispatch_some,
+		.act = while_others_wait,
+		.want = {.operation = MOEEP_OP_LL_COMBINE_RECV,
+			 .epoch = 2,
+			 .expected = FAULT_WORD(2),
+			 .seen = FAULT_WORD(1),
+			 .text = "found rank 0 gone"},
+	},
 	HARMLESS("rank 1 leaves after its dispatch", FATE_LEAVES, 1, fault_make_and_use,
 		 after_dispatch),
 	HARMLESS("rank 2 leaves after its combine", FATE_LEAVES, 2, fault_make_and_use,

@@ -47,6 +47,7 @@ static void make_memory(struct fault_rank *r)
 {
 	int64_t experts = 2 * (int64_t)r->num_ranks;
 
+	r->ll_tokens = FAULT_LL_TOKENS;
 	r->x = pages(FAULT_TOKENS * FAULT_ROW_BYTES);
 	r->received = pages(ROOM(r->num_ranks));
 	r->out = pages(FAULT_TOKENS * FAULT_ROW_BYTES);
@@ -123,7 +124,7 @@ int fault_ll_dispatch(struct fault_rank *r, int handle, int phase, const moeep_l
 		.size = sizeof(args),
 		.phase = phase,
 		.topk = r->num_ranks,
-		.num_tokens = FAULT_LL_TOKENS,
+		.num_tokens = r->ll_tokens,
 		.x = r->x,
 		.topk_idx = r->topk_idx,
 		.recv_x = r->received,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Included before a mutated source of the library: what the mutations of mutants.list are made of. */
+/* What the mutations in mutants.list are made of; included before a mutated source. */
 #include "config.h"
 
 #include <stdatomic.h>
@@ -18,6 +18,13 @@
 #define MUTANT_PAUSE() usleep(1000)
 /* On some ranks only, where ranks that all pause would keep step. */
 #define MUTANT_PAUSE_ODD(rank) ((rank) % 2 ? usleep(2000) : 0)
+
+/* Some microseconds in which this thread does nothing that other threads can see. */
+#define MUTANT_LOOP()                                                                              \
+	do {                                                                                       \
+		for (volatile int i_ = 0; i_ < 10000; i_++) {                                      \
+		}                                                                                  \
+	} while (0)
 
 /* As moeep_flag_publish() and moeep_flag_get(), without the order that they give. */
 static inline void mutant_publish(moeep_flag_t *flag, uint64_t word)

@@ -12,7 +12,6 @@ protocol=$abs_top_srcdir/t/protocol
 quick_names='enter room rows partial readers credit combine-sent head-early seq tail-publish'
 lists="$protocol/mutants.list $protocol/mutants-order.list"
 limit=20
-tries=3
 jobs=2
 # A mutant that hangs ends by its time-out. Nothing else from outside may change what runs.
 unset MOEEP_SPIN MOEEP_BACKEND MOEEP_HT_CHUNK_BYTES MOEEP_HT_CHUNKS MOEEP_TEST_SEED
@@ -59,8 +58,8 @@ helpers="$abs_top_builddir/t/.libs/libop.a $abs_top_builddir/t/.libs/libtap.a"
 ls "$archive" $helpers >/dev/null
 tap_ok $? "the archives of library and tests are built" || tap_done
 # A structure that changed since would make nonsense of an archive with one new object.
-tap_is "$(find "$abs_top_srcdir/lib" "$abs_top_srcdir/include" -name '*.[ch]' -newer "$archive")" "" \
-	"the library is built of its present sources" || tap_done
+newer=$(find "$abs_top_srcdir/lib" "$abs_top_srcdir/include" -name '*.[ch]' -newer "$archive")
+tap_is "$newer" "" "the library is built of its present sources" || tap_done
 tests=$(ls "$protocol"/stress*.c)
 
 # compile DIRECTORY FLAGS SOURCE...: objects of the sources, named in a way that keeps them apart
@@ -82,7 +81,8 @@ mkdir "$tap_dir/plain" "$tap_dir/tsan" "$tap_dir/mutant"
 # shellcheck disable=SC2086
 tap_run compile "$tap_dir/plain" "" $tests
 # shellcheck disable=SC2086
-test "$tap_rc" -eq 0 && tap_run $cc -o "$tap_dir/stress" "$tap_dir"/plain/*.o $helpers "$archive" $libs
+test "$tap_rc" -eq 0 &&
+	tap_run $cc -o "$tap_dir/stress" "$tap_dir"/plain/*.o $helpers "$archive" $libs
 tap_is "$tap_rc" 0 "the program is linked with the library" || {
 	tap_diag "$tap_out"
 	tap_done
@@ -225,8 +225,12 @@ judge()
 	}
 	try=0
 	rc=0
+	# Several data and delays; more of them where only one processor in many shows it.
+	tries=3
+	[ "$mode" != hardware ] || tries=10
 	while [ "$try" -lt "$tries" ] && [ "$rc" -eq 0 ]; do
 		try=$((try + 1))
+		# shellcheck disable=SC2086
 		run_stress "$mode" "$try" "$dir/stress" $test >"$dir/log" 2>&1
 		rc=$?
 		[ "$mode" != same ] || try=$tries
@@ -238,16 +242,17 @@ judge()
 	case $mode:$rc in
 	same:0) echo "ok passes $test" ;;
 	same:*) echo "not ok passes $test" ;;
+	hardware:0) echo "skip $test: this processor, or this load, does not show it" ;;
 	*:0) echo "not ok fails $test" ;;
 	*) echo "ok fails $test" ;;
 	esac >"$dir/verdict"
-	# What the rank found that was the first to give up, else the check's own text.
-	why=$(sed -n 's/^# \(rank [0-9]*: .*\)/\1/p; s/^not ok [0-9]* - //p' "$dir/log" |
-		grep -v 'failures$\|aborted' | sort | grep -n . | sort -t: -k2,2r | sed 's/^[0-9]*://' |
+	# What a rank found, else the check's own text.
+	why=$(sed -n 's/^# \(rank [0-9]*: .*\)/\1/p' "$dir/log" | grep -v 'failures$\|aborted' |
 		head -n 1)
+	[ -n "$why" ] || why=$(sed -n 's/^not ok [0-9]* - //p' "$dir/log" | head -n 1)
 	case $mode:$rc in
 	same:* | *:0) ;;
-	tsan:*) sed -n 's/^  *\(Write\|Read\|Previous\).* of size.*/&/p; /^ *#0 /p' "$dir/log" | head -n 4 ;;
+	tsan:*) grep -A 1 '^  .* of size [0-9]* at' "$dir/log" | grep -v '^--' | head -n 4 ;;
 	*:124) echo "it hangs" ;;
 	*) echo "seen at try $try, exit $rc: $why" ;;
 	esac >>"$dir/verdict"
@@ -281,10 +286,11 @@ fi
 list=$tap_dir/list
 for name in $names; do
 	# shellcheck disable=SC2086
-	cat $lists | sed -n "/^$name \(plain\|same\|tsan\) /p"
+	cat $lists | sed -n "/^$name \(plain\|same\|tsan\|hardware\) /p"
 done >"$list"
 
 tested=$(awk '$2 != "tsan" { print $NF }' "$list" | sort -u | tr '\n' ' ')
+tested=${tested:-barrier}
 # shellcheck disable=SC2086
 tap_run run_stress plain 1 "$tap_dir/stress" $tested
 tap_is "$tap_rc" 0 "the library as it is passes: $tested" || {
@@ -307,7 +313,8 @@ if grep -q '^[^ ]* tsan ' "$list"; then
 		tap_is "$tap_rc" 0 "ranks that spin: no report of the sanitizer" || tap_diag "$tap_out"
 		# shellcheck disable=SC2086
 		tap_run env MOEEP_TEST_ROUNDS=12 TSAN_OPTIONS='halt_on_error=1 exitcode=66' \
-			timeout -k 1 "$limit" "$tap_dir/stress-tsan" $tested abort first leave depart
+			timeout -k 1 "$limit" "$tap_dir/stress-tsan" $tested abort \
+			abort_collective first leave depart
 		tap_is "$tap_rc" 0 "ranks that sleep: no report of the sanitizer" || tap_diag "$tap_out"
 	else
 		names=$(awk '$2 != "tsan" { print $1 }' "$list")
@@ -334,11 +341,12 @@ for name in $names; do
 	read -r verdict <"$dir/verdict" || verdict='not ok has no verdict'
 	case $verdict in
 	"ok "*) tap_pass "$name: ${verdict#ok }" ;;
+	"skip "*) tap_skip 1 "$name: ${verdict#skip }" ;;
 	*)
 		tap_fail "$name: ${verdict#not ok }"
 		tap_diag "$(tail -n 15 "$dir/log")"
 		;;
 	esac
-	tap_diag "$(sed 1d "$dir/verdict")"
+	[ "$(wc -l <"$dir/verdict")" -lt 2 ] || tap_diag "$(sed 1d "$dir/verdict")"
 done
 tap_done

@@ -28,28 +28,32 @@ struct program {
 };
 
 static const struct program programs[] = {
-	{ "barrier", stress_barrier, 3, false, true },
-	{ "abort", stress_abort, 3, false, true },
-	{ "report", stress_report, 3, false, true },
-	{ "first", stress_first, 3, false, true },
-	{ "leave", stress_leave, 2, true, true },
-	{ "depart", stress_depart, 2, true, true },
-	{ "lost", stress_lost, 2, true, false },
-	{ "ht_rows", stress_ht_rows, 3, false, true },
-	{ "ht_direct", stress_ht_direct, 3, false, true },
-	{ "ht_combine", stress_ht_combine, 3, false, true },
-	{ "ht_experts", stress_ht_experts, 3, false, true },
-	{ "ll_rows", stress_ll_rows, 3, false, true },
-	{ "ll_combine", stress_ll_combine, 3, false, true },
-	{ "ll_direct", stress_ll_direct, 3, false, true },
-	{ "wake_barrier", stress_wake_barrier, 2, true, false },
-	{ "wake_enter", stress_wake_enter, 2, true, false },
-	{ "wake_rows", stress_wake_rows, 2, true, false },
-	{ "wake_room", stress_wake_room, 2, true, false },
-	{ "wake_partial", stress_wake_partial, 2, true, false },
-	{ "wake_partial_room", stress_wake_partial_room, 2, true, false },
-	{ "wake_readers", stress_wake_readers, 2, true, false },
-	{ "wake_ll", stress_wake_ll, 2, true, false },
+	{"barrier", stress_barrier, 3, false, true},
+	{"abort", stress_abort, 3, false, true},
+	{"abort_collective", stress_abort_collective, 3, false, true},
+	{"report", stress_report, 3, false, true},
+	{"first", stress_first, 3, false, true},
+	{"leave", stress_leave, 2, true, true},
+	{"depart", stress_depart, 2, true, true},
+	{"lost", stress_lost, 2, true, false},
+	{"ht_rows", stress_ht_rows, 3, false, true},
+	{"ht_direct", stress_ht_direct, 3, false, true},
+	{"ht_combine", stress_ht_combine, 3, false, true},
+	{"ht_experts", stress_ht_experts, 3, false, true},
+	{"ll_rows", stress_ll_rows, 3, false, true},
+	{"ll_combine", stress_ll_combine, 3, false, true},
+	{"ll_direct", stress_ll_direct, 3, false, true},
+	{"stream_push", stress_stream_push, 2, true, false},
+	{"stream_partial", stress_stream_partial, 2, true, false},
+	{"wake_barrier", stress_wake_barrier, 2, true, false},
+	{"wake_collective", stress_wake_collective, 2, true, false},
+	{"wake_enter", stress_wake_enter, 2, true, false},
+	{"wake_rows", stress_wake_rows, 2, true, false},
+	{"wake_room", stress_wake_room, 2, true, false},
+	{"wake_partial", stress_wake_partial, 2, true, false},
+	{"wake_partial_room", stress_wake_partial_room, 2, true, false},
+	{"wake_readers", stress_wake_readers, 2, true, false},
+	{"wake_ll", stress_wake_ll, 2, true, false},
 };
 
 #define NUM_PROGRAMS ((int)(sizeof(programs) / sizeof(programs[0])))
@@ -83,13 +87,13 @@ uint64_t stress_mix(const struct stress *s, uint64_t round, uint64_t a, uint64_t
 
 struct rng stress_rng(const struct stress *s, int rank)
 {
-	return (struct rng){ .state = util_hash(s->seed, (uint64_t)rank, 2) };
+	return (struct rng){.state = util_hash(s->seed, (uint64_t)rank, 2)};
 }
 
 void stress_sleep_us(uint64_t us)
 {
-	struct timespec time = { .tv_sec = (time_t)(us / 1000000),
-				 .tv_nsec = (long)(us % 1000000) * 1000 };
+	struct timespec time = {.tv_sec = (time_t)(us / 1000000),
+				.tv_nsec = (long)(us % 1000000) * 1000};
 
 	nanosleep(&time, NULL);
 }

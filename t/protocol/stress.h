@@ -64,6 +64,7 @@ int stress_late(const struct stress *s, int round);
 /* stress_core.c */
 void stress_barrier(const struct stress *s);
 void stress_abort(const struct stress *s);
+void stress_abort_collective(const struct stress *s);
 void stress_report(const struct stress *s);
 void stress_first(const struct stress *s);
 void stress_leave(const struct stress *s);
@@ -83,6 +84,7 @@ void stress_ll_direct(const struct stress *s);
 
 /* stress_wake.c */
 void stress_wake_barrier(const struct stress *s);
+void stress_wake_collective(const struct stress *s);
 void stress_wake_enter(const struct stress *s);
 void stress_wake_rows(const struct stress *s);
 void stress_wake_room(const struct stress *s);
@@ -90,5 +92,9 @@ void stress_wake_partial(const struct stress *s);
 void stress_wake_partial_room(const struct stress *s);
 void stress_wake_readers(const struct stress *s);
 void stress_wake_ll(const struct stress *s);
+
+/* stress_stream.c */
+void stress_stream_push(const struct stress *s);
+void stress_stream_partial(const struct stress *s);
 
 #endif /* T_PROTOCOL_STRESS_H */

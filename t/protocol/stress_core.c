@@ -19,6 +19,7 @@
 /* What the ranks of one run know of each other, outside of the library. */
 struct board {
 	const struct stress *s;
+	bool collective;
 	uint64_t round[RANKS_MAX]; /* not atomic: the barrier has to order it */
 	atomic_int come;
 	char message[RANKS_MAX][160];
@@ -76,6 +77,7 @@ static int abort_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	struct board *board = arg;
 	uint64_t begin, ms;
+	void *memory;
 
 	RANK_TRY(moeep_comm_barrier(comm));
 	begin = stress_now_ns();
@@ -88,33 +90,48 @@ static int abort_body(int rank, moeep_comm_t *comm, void *arg)
 		}
 		return 0;
 	}
-	rank_is(moeep_comm_barrier(comm), MOEEP_ERR_ABORTED);
+	rank_is(board->collective ? moeep_mem_alloc(comm, 64, 0, &memory)
+				  : moeep_comm_barrier(comm),
+		MOEEP_ERR_ABORTED);
 	atomic_fetch_add(&board->come, 1);
 	ms = (stress_now_ns() - begin) / 1000000;
 	rank_check(ms < NOTICE_MS, "it took %llu ms to notice the abort", (unsigned long long)ms);
 	return 0;
 }
 
-void stress_abort(const struct stress *s)
+static void abort_run(const struct stress *s, bool collective)
 {
-	struct ranks_config config = { .num_ranks = s->num_ranks,
-				       .processes = s->processes,
-				       .timeout_ms = SHORT_TIMEOUT_MS };
+	struct ranks_config config = {.num_ranks = s->num_ranks,
+				      .processes = s->processes,
+				      .timeout_ms = SHORT_TIMEOUT_MS};
 	struct board *board = board_new(s);
 
+	board->collective = collective;
 	ranks_run(&config, abort_body, board, "%s", s->name);
 	board_free(board);
+}
+
+void stress_abort(const struct stress *s)
+{
+	abort_run(s, false);
+}
+
+/* The same in a call that goes on with exchanges that hear nothing of an abort. */
+void stress_abort_collective(const struct stress *s)
+{
+	abort_run(s, true);
 }
 
 /* Whoever sees that there is a failure sees all of its report. */
 static int report_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	struct board *board = arg;
-	moeep_error_report_t report = { .size = sizeof(report) };
+	moeep_error_report_t report = {.size = sizeof(report)};
 	uint64_t limit;
 
 	stress_meet(&board->come, board->s->num_ranks);
 	if (rank == 0) {
+		stress_sleep_us(2000);
 		rank_ok(moeep_comm_abort(comm, "the reason, all of it"));
 		return 0;
 	}
@@ -139,7 +156,7 @@ void stress_report(const struct stress *s)
 static int first_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	struct board *board = arg;
-	moeep_error_report_t report = { .size = sizeof(report) };
+	moeep_error_report_t report = {.size = sizeof(report)};
 	char reason[32];
 
 	snprintf(reason, sizeof(reason), "reason %d", rank);
@@ -178,9 +195,9 @@ static int leave_body(int rank, moeep_comm_t *comm, void *arg)
 
 void stress_leave(const struct stress *s)
 {
-	struct ranks_config config = { .num_ranks = s->num_ranks,
-				       .processes = s->processes,
-				       .timeout_ms = SHORT_TIMEOUT_MS };
+	struct ranks_config config = {.num_ranks = s->num_ranks,
+				      .processes = s->processes,
+				      .timeout_ms = SHORT_TIMEOUT_MS};
 
 	ranks_run(&config, leave_body, NULL, "%s", s->name);
 }
@@ -246,14 +263,13 @@ static int gather_all(void *context, const void *send, void *recv, size_t bytes,
 
 static moeep_comm_t *lost_join(struct gather *gather, int rank)
 {
-	struct gather_rank mine = { .gather = gather, .rank = rank };
-	moeep_bootstrap_t bootstrap = { .size = sizeof(bootstrap),
-					.context = &mine,
-					.allgather = gather_all };
-	moeep_comm_config_t config = { .size = sizeof(config),
-				       .bootstrap = &bootstrap,
-				       .backend = MOEEP_BACKEND_HOST,
-				       .timeout_ms = SHORT_TIMEOUT_MS };
+	struct gather_rank mine = {.gather = gather, .rank = rank};
+	moeep_bootstrap_t bootstrap = {
+		.size = sizeof(bootstrap), .context = &mine, .allgather = gather_all};
+	moeep_comm_config_t config = {.size = sizeof(config),
+				      .bootstrap = &bootstrap,
+				      .backend = MOEEP_BACKEND_HOST,
+				      .timeout_ms = SHORT_TIMEOUT_MS};
 	moeep_comm_t *comm = NULL;
 
 	if (moeep_comm_create(rank, 2, &config, &comm) != MOEEP_OK ||
@@ -281,8 +297,8 @@ void stress_lost(const struct stress *s)
 	}
 	comm = lost_join(gather, 0);
 	if (ok(comm != NULL, "%s: two processes meet", s->name)) {
-		is_int(moeep_comm_barrier(comm), MOEEP_ERR_PEER_LOST, "%s: the end of one is noticed",
-		       s->name);
+		is_int(moeep_comm_barrier(comm), MOEEP_ERR_PEER_LOST,
+		       "%s: the end of one is noticed", s->name);
 	}
 	kill(pid, SIGKILL);
 	waitpid(pid, &status, 0);

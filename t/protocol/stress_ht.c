@@ -44,8 +44,7 @@ struct run {
 	moeep_handle_t *handle;
 	struct row rows[CAPACITY]; /* expected */
 	int64_t num_rows;
-	float *recv_x;	 /* [CAPACITY, HIDDEN], in symmetric memory or below */
-	float *expert_x; /* the same */
+	float *recv_x, *expert_x; /* [CAPACITY, HIDDEN], in symmetric memory or below */
 	_Alignas(64) float memory[2][CAPACITY * HIDDEN];
 	_Alignas(64) float x[TOKENS * HIDDEN];
 	_Alignas(64) float out[TOKENS * HIDDEN];
@@ -70,25 +69,28 @@ static int tokens_of(const struct stress *s, int round, int rank)
 	return (int)(stress_mix(s, (uint64_t)round, 4, (uint64_t)rank) % (TOKENS + 1));
 }
 
+/* -1 is none. */
 static int choice(const struct stress *s, int round, int src, int token, int k)
 {
-	int experts = EXPERTS * s->num_ranks;
-	uint64_t hash = stress_mix(s, (uint64_t)round, stress_token(src, token), 1000 + (uint64_t)k);
+	uint64_t hash =
+		stress_mix(s, (uint64_t)round, stress_token(src, token), 1000 + (uint64_t)k);
 
-	return (int)(hash % (uint64_t)(experts + 1)) - 1;
+	return (int)(hash % (uint64_t)(EXPERTS * s->num_ranks + 1)) - 1;
 }
 
 /* Of one of several sets of rows in a round. */
 static float element(const struct stress *s, int round, int set, int src, int token, int i)
 {
-	return (float)(stress_mix(s, (uint64_t)(round * 4 + set), stress_token(src, token),
-				  (uint64_t)i) & 0x3ff);
+	uint64_t row = (uint64_t)(round * 4 + set);
+
+	return (float)(stress_mix(s, row, stress_token(src, token), (uint64_t)i) % 1024);
 }
 
 static float weight(const struct stress *s, int round, int src, int token, int k)
 {
-	return (float)(stress_mix(s, (uint64_t)round, stress_token(src, token), 2000 + (uint64_t)k) &
-		       0xff);
+	uint64_t id = stress_token(src, token);
+
+	return (float)(stress_mix(s, (uint64_t)round, id, 2000 + (uint64_t)k) % 256);
 }
 
 /* What an expert, or flat a rank, makes of a row. */
@@ -112,7 +114,7 @@ static void list_rows(struct run *r, int round)
 
 					if (flat ? to >= 0 && to / EXPERTS == r->rank : to == e) {
 						r->rows[r->num_rows++] =
-							(struct row){ src, t, to, k };
+							(struct row){src, t, to, k};
 						k = flat ? TOPK : k;
 					}
 				}
@@ -141,6 +143,13 @@ static void spoil(void *memory, size_t bytes)
 	memset(memory, 0xff, bytes); /* NaN */
 }
 
+static int check_number(float got, float want, const char *what, int round, int row, int i)
+{
+	rank_check(got == want, "round %d %s %d, element %d: %g, not %g", round, what, row, i,
+		   (double)got, (double)want);
+	return got == want ? 0 : -1;
+}
+
 static int check_row(const struct run *r, int round, int set, int64_t at)
 {
 	const struct stress *s = r->flow->s;
@@ -156,12 +165,7 @@ static int check_row(const struct run *r, int round, int set, int64_t at)
 		float want = element(s, round, set, row->src, row->token, i);
 		float got = r->recv_x[at * HIDDEN + i];
 
-		if (!rank_check(got == want,
-				"round %d row %lld (token %d of rank %d) element %d: %g, not %g",
-				round, (long long)at, row->token, row->src, i, (double)got,
-				(double)want)) {
-			return -1;
-		}
+		RANK_DO(check_number(got, want, "row", round, (int)at, i));
 	}
 	for (int k = 0; k < (flat ? TOPK : 1); k++) {
 		int own = flat ? k : row->k;
@@ -171,10 +175,7 @@ static int check_row(const struct run *r, int round, int set, int64_t at)
 				     : 0;
 		float got = r->recv_weights[flat ? at * TOPK + k : at];
 
-		if (!rank_check(got == want, "round %d row %lld weight %d: %g, not %g", round,
-				(long long)at, k, (double)got, (double)want)) {
-			return -1;
-		}
+		RANK_DO(check_number(got, want, "weight", round, (int)at, k));
 	}
 	return 0;
 }
@@ -246,7 +247,7 @@ static void fill_answers(struct run *r, int round)
 static float answers(const struct run *r, int round, int t, int i)
 {
 	const struct stress *s = r->flow->s;
-	struct row row = { .src = r->rank, .token = t };
+	struct row row = {.src = r->rank, .token = t};
 	bool flat = r->flow->row_layout == MOEEP_ROWS_FLAT;
 	float sum = 0;
 
@@ -290,20 +291,14 @@ static int combine(struct run *r, int round)
 		for (int i = 0; i < HIDDEN; i++) {
 			float want = answers(r, round, t, i), got = r->out[t * HIDDEN + i];
 
-			if (!rank_check(got == want, "round %d sum %d element %d: %g, not %g",
-					round, t, i, (double)got, (double)want)) {
-				return -1;
-			}
+			RANK_DO(check_number(got, want, "sum", round, t, i));
 		}
 		for (int k = 0; k < TOPK; k++) {
 			int to = choice(s, round, r->rank, t, k);
 			float want = to < 0 ? 0 : weight(s, round, r->rank, t, k) + WEIGHTS_BACK;
 			float got = r->out_weights[t * TOPK + k];
 
-			if (!rank_check(got == want, "round %d token %d value %d: %g, not %g",
-					round, t, k, (double)got, (double)want)) {
-				return -1;
-			}
+			RANK_DO(check_number(got, want, "value", round, t, k));
 		}
 	}
 	return 0;
@@ -378,7 +373,7 @@ static int ht_body(int rank, moeep_comm_t *comm, void *arg)
 
 static void run(const struct stress *s, int row_layout, bool combines, int direct)
 {
-	struct flow flow = { s, row_layout, combines, direct };
+	struct flow flow = {s, row_layout, combines, direct};
 
 	stress_run(s, ht_body, &flow);
 }

@@ -61,8 +61,7 @@ static int choice(const struct flow *flow, int round, int src, int token, int k)
 	uint64_t hash = stress_mix(flow->s, routing, stress_token(src, token), 1000);
 	int first = (int)(hash % (uint64_t)experts);
 
-	return k == 0 ? first
-		      : (first + 1 + (int)(hash / 64 % (uint64_t)(experts - 1))) % experts;
+	return k == 0 ? first : (first + 1 + (int)(hash / 64 % (uint64_t)(experts - 1))) % experts;
 }
 
 static uint16_t bits(const struct stress *s, int round, int src, int token, int i)
@@ -168,8 +167,9 @@ static int dispatch_recv(struct run *r, int round)
 	RANK_TRY(moeep_ll_dispatch(r->buffer, r->handle[round % SETS], &args, NULL));
 	RANK_DO(each_row(r, round, check_row, count));
 	for (int e = 0; e < EXPERTS; e++) {
-		if (!rank_check(r->recv_count[e] == count[e], "round %d expert %d: %d rows, not %lld",
-				round, e, r->recv_count[e], (long long)count[e])) {
+		if (!rank_check(r->recv_count[e] == count[e],
+				"round %d expert %d: %d rows, not %lld", round, e, r->recv_count[e],
+				(long long)count[e])) {
 			return -1;
 		}
 	}
@@ -295,8 +295,8 @@ static void close_run(struct run *r)
 static int all_rounds(struct run *r)
 {
 	const struct flow *flow = r->flow;
-	int (*send)(struct run *r, int round) = flow->combine ? combine_send : dispatch_send;
-	int (*recv)(struct run *r, int round) = flow->combine ? combine_recv : dispatch_recv;
+	int (*send)(struct run *, int) = flow->combine ? combine_send : dispatch_send;
+	int (*recv)(struct run *, int) = flow->combine ? combine_recv : dispatch_recv;
 	int rounds = 2 * flow->s->rounds, sent = 0, received = 0;
 
 	for (int set = 0; flow->combine && set < SETS; set++) {
@@ -319,7 +319,7 @@ static int all_rounds(struct run *r)
 static int ll_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct flow *flow = arg;
-	struct run r = { .flow = flow, .rank = rank };
+	struct run r = {.flow = flow, .rank = rank};
 	int rc;
 
 	r.rng = stress_rng(flow->s, rank);
@@ -331,21 +331,21 @@ static int ll_body(int rank, moeep_comm_t *comm, void *arg)
 
 void stress_ll_rows(const struct stress *s)
 {
-	struct flow flow = { .s = s };
+	struct flow flow = {.s = s};
 
 	stress_run(s, ll_body, &flow);
 }
 
 void stress_ll_combine(const struct stress *s)
 {
-	struct flow flow = { .s = s, .combine = true };
+	struct flow flow = {.s = s, .combine = true};
 
 	stress_run(s, ll_body, &flow);
 }
 
 void stress_ll_direct(const struct stress *s)
 {
-	struct flow flow = { .s = s, .combine = true, .slots = true };
+	struct flow flow = {.s = s, .combine = true, .slots = true};
 
 	stress_run(s, ll_body, &flow);
 }

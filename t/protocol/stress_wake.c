@@ -34,6 +34,7 @@
 
 enum waits {
 	WAIT_BARRIER,
+	WAIT_COLLECTIVE,
 	WAIT_ENTER, /* for the other's call */
 	WAIT_ROWS,
 	WAIT_ROOM, /* in the dispatch ring */
@@ -142,6 +143,8 @@ static void meet(struct run *r)
 /* Rank 0 comes late; rank 1 sleeps until then. */
 static int late_round(struct run *r, int round)
 {
+	void *memory;
+
 	if (r->rank == 0) {
 		stress_sleep_us(LATE_US);
 		begin(r, round);
@@ -149,6 +152,9 @@ static int late_round(struct run *r, int round)
 	switch (r->w->waits) {
 	case WAIT_BARRIER:
 		RANK_TRY(moeep_comm_barrier(r->comm));
+		break;
+	case WAIT_COLLECTIVE:
+		RANK_TRY(moeep_mem_alloc(r->comm, 0, 0, &memory));
 		break;
 	case WAIT_ENTER:
 		RANK_DO(dispatch(r, 0));
@@ -249,6 +255,7 @@ static int all_rounds(struct run *r)
 		meet(r);
 		switch (r->w->waits) {
 		case WAIT_BARRIER:
+		case WAIT_COLLECTIVE:
 		case WAIT_ENTER:
 		case WAIT_LL:
 			RANK_DO(late_round(r, round));
@@ -263,7 +270,7 @@ static int all_rounds(struct run *r)
 
 static int wake_body(int rank, moeep_comm_t *comm, void *arg)
 {
-	struct run r = { .w = arg, .rank = rank, .comm = comm };
+	struct run r = {.w = arg, .rank = rank, .comm = comm};
 	int rc;
 
 	RANK_DO(open_run(&r));
@@ -285,10 +292,10 @@ static void measure(const struct stress *s, enum waits waits, int64_t chunk_byte
 	int64_t median = INT64_MAX;
 
 	for (int i = 0; i < TRIES && median >= LIMIT_NS; i++) {
-		struct wake w = { .s = s,
-				  .waits = waits,
-				  .chunk_bytes = chunk_bytes,
-				  .direct = waits == WAIT_READERS };
+		struct wake w = {.s = s,
+				 .waits = waits,
+				 .chunk_bytes = chunk_bytes,
+				 .direct = waits == WAIT_READERS};
 
 		if (!stress_run(s, wake_body, &w)) {
 			return;
@@ -299,13 +306,18 @@ static void measure(const struct stress *s, enum waits waits, int64_t chunk_byte
 		qsort(ns, ROUNDS, sizeof(ns[0]), compare);
 		median = ns[ROUNDS / 2] < 0 ? 0 : ns[ROUNDS / 2];
 	}
-	ok(median < LIMIT_NS, "%s: no wake-up is missed (median %lld us, slowest %lld us)",
-	   s->name, (long long)median / 1000, (long long)ns[ROUNDS - 1] / 1000);
+	ok(median < LIMIT_NS, "%s: no wake-up is missed (median %lld us, slowest %lld us)", s->name,
+	   (long long)median / 1000, (long long)ns[ROUNDS - 1] / 1000);
 }
 
 void stress_wake_barrier(const struct stress *s)
 {
 	measure(s, WAIT_BARRIER, BIG_CHUNK);
+}
+
+void stress_wake_collective(const struct stress *s)
+{
+	measure(s, WAIT_COLLECTIVE, BIG_CHUNK);
 }
 
 void stress_wake_enter(const struct stress *s)
