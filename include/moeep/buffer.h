@@ -58,7 +58,8 @@ typedef struct moeep_launch {
  */
 /* flags: none yet, 0. */
 MOEEP_API int moeep_event_create(moeep_comm_t *comm, uint32_t flags, moeep_event_t **event);
-/* Waits for a pending event's operation first. NULL is a no-op. */
+/* Waits for a pending event's operation first; MOEEP_ERR_STATE if it is pending by
+ * moeep_event_reset(). NULL is a no-op. */
 MOEEP_API int moeep_event_destroy(moeep_event_t *event);
 /* Host backend only: for events that the caller's own threads complete. */
 MOEEP_API int moeep_event_reset(moeep_event_t *event);

@@ -54,20 +54,22 @@ static int out_of_step(struct moeep_comm *comm, int result)
 	};
 	bool left = false;
 	int lost;
+	int rc;
 
 	if (comm->collective == MOEEP_OP_COMM_CREATE) {
 		return result;
 	}
 	snprintf(cause.message, sizeof(cause.message), "%s", moeep_error_detail());
-	if (moeep_comm_check(comm) != MOEEP_OK) {
-		return moeep_comm_check(comm);
+	rc = moeep_comm_check(comm);
+	if (rc != MOEEP_OK) {
+		return rc;
 	}
 	lost = moeep_comm_find_lost(comm, -1, &left);
 	for (int rank = 0; rank < comm->num_ranks; rank++) {
 		uint64_t seen = moeep_flag_get(&comm->peers[rank].control->collective);
 
-		if (rank == lost || (lost < 0 && cause.peer < 0 &&
-				     !moeep_flag_reached(seen, cause.expected - 1))) {
+		if (rank == lost ||
+		    (lost < 0 && cause.peer < 0 && !moeep_flag_reached(seen, cause.expected - 1))) {
 			cause.peer = rank;
 			cause.seen = seen;
 		}

@@ -2,13 +2,10 @@
 /* core/comm.c - joining and leaving a group of ranks. */
 #include "config.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "bootstrap/boot.h"
@@ -135,77 +132,9 @@ static int open_local(struct moeep_comm *comm)
 	/* Agreement stands between the leader's socket and its peers' connecting. */
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
-		rc = moeep_comm_agree(
-			comm, moeep_node_join(comm->local, moeep_comm_fds_timeout(comm)));
+		rc = moeep_comm_agree(comm,
+				      moeep_node_join(comm->local, moeep_comm_fds_timeout(comm)));
 	}
-	return rc;
-}
-
-static void take_lifelines(struct moeep_comm *comm, const int *pipes, const int *processes)
-{
-	for (int rank = 0; rank < comm->num_ranks; rank++) {
-		struct moeep_peer *peer = &comm->peers[rank];
-
-		if (peer->transport == MOEEP_TRANSPORT_SHM) {
-			peer->lifeline = pipes[peer->local_rank];
-			peer->process = processes[peer->local_rank];
-			continue;
-		}
-		if (pipes[peer->local_rank] >= 0) {
-			close(pipes[peer->local_rank]);
-		}
-		if (processes[peer->local_rank] >= 0) {
-			close(processes[peer->local_rank]);
-		}
-	}
-}
-
-/*
- * Give each process on this host an end of a pipe that closes when this rank's process ends or
- * becomes another program, and the process itself as a descriptor: children that the rank has
- * forked keep the pipe open after its end. Kernels before 5.3 have the pipe only.
- */
-static int share_lifelines(struct moeep_comm *comm)
-{
-	int ends[2] = {-1, -1};
-	int process = -1;
-	int *fds = NULL;
-	int rc = MOEEP_OK;
-
-	if (!comm->local) {
-		return MOEEP_OK;
-	}
-	fds = malloc(2 * (size_t)comm->local_ranks * sizeof(*fds));
-	if (!fds) {
-		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors", comm->local_ranks);
-	} else if (pipe2(ends, O_CLOEXEC) != 0) {
-		rc = moeep_fail_errno("pipe2");
-	}
-	rc = moeep_comm_agree(comm, rc);
-	if (rc == MOEEP_OK) {
-		uint32_t timeout_ms = moeep_comm_fds_timeout(comm);
-		int *processes = fds + comm->local_ranks;
-
-		process = (int)syscall(SYS_pidfd_open, getpid(), 0);
-		rc = moeep_node_exchange(comm->local, ends[0], fds, timeout_ms);
-		if (rc == MOEEP_OK) {
-			rc = moeep_node_exchange(comm->local, process, processes, timeout_ms);
-			if (rc != MOEEP_OK) {
-				for (int i = 0; i < comm->local_ranks; i++) {
-					processes[i] = -1;
-				}
-			}
-			take_lifelines(comm, fds, processes);
-		}
-	}
-	if (ends[0] >= 0) {
-		close(ends[0]);
-	}
-	if (process >= 0) {
-		close(process);
-	}
-	comm->lifeline = ends[1];
-	free(fds);
 	return rc;
 }
 
@@ -304,7 +233,7 @@ static int comm_connect(struct moeep_comm *comm)
 		rc = share_control(comm);
 	}
 	if (rc == MOEEP_OK) {
-		rc = share_lifelines(comm);
+		rc = moeep_comm_share_lifelines(comm);
 		rc = moeep_comm_agree(comm, rc);
 	}
 	return rc;

@@ -94,6 +94,13 @@ int moeep_comm_agree(struct moeep_comm *comm, int result);
 int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *mine,
 		     struct moeep_window **windows);
 
+/*
+ * Give each process on this host an end of a pipe that closes when this rank's process ends or
+ * becomes another program, and the process itself as a descriptor: children that the rank has
+ * forked keep the pipe open after its end. Kernels before 5.3 have the pipe only. Collective.
+ */
+int moeep_comm_share_lifelines(struct moeep_comm *comm);
+
 /* MOEEP_OK, or the sticky error with its report as the detail. */
 int moeep_comm_check(const struct moeep_comm *comm);
 

@@ -81,12 +81,22 @@ static int result_locked(struct moeep_event *event)
 
 int moeep_event_destroy(moeep_event_t *event)
 {
+	bool by_caller;
+
 	if (!event) {
 		return MOEEP_OK;
 	}
 	pthread_mutex_lock(&event->lock);
-	(void)wait_locked(event, MOEEP_TIMEOUT_NONE);
+	by_caller = event->pending && event->by_caller;
+	if (!by_caller) {
+		(void)wait_locked(event, MOEEP_TIMEOUT_NONE);
+	}
 	pthread_mutex_unlock(&event->lock);
+	if (by_caller) {
+		/* To wait would be for ever, and an operation may be waiting for it. */
+		return moeep_fail(MOEEP_ERR_STATE,
+				  "the event was reset and not recorded since; record it first");
+	}
 	count_object(event->comm, -1);
 	pthread_cond_destroy(&event->changed);
 	pthread_mutex_destroy(&event->lock);
@@ -113,6 +123,7 @@ void moeep_event_complete(struct moeep_event *event, int result)
 {
 	pthread_mutex_lock(&event->lock);
 	event->pending = false;
+	event->by_caller = false;
 	event->result = result;
 	if (result != MOEEP_OK) {
 		snprintf(event->detail, sizeof(event->detail), "%s", moeep_error_detail());
@@ -142,10 +153,18 @@ int moeep_event_await(struct moeep_event *event, const struct moeep_comm *comm)
 
 int moeep_event_reset(moeep_event_t *event)
 {
+	int rc;
+
 	if (!event) {
 		return moeep_fail(MOEEP_ERR_INVALID, "event is NULL");
 	}
-	return moeep_event_begin(event);
+	rc = moeep_event_begin(event);
+	if (rc == MOEEP_OK) {
+		pthread_mutex_lock(&event->lock);
+		event->by_caller = event->pending;
+		pthread_mutex_unlock(&event->lock);
+	}
+	return rc;
 }
 
 int moeep_event_record(moeep_event_t *event, moeep_buffer_t *buffer, moeep_stream_t stream)

@@ -18,6 +18,7 @@ struct moeep_event {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool pending;
+	bool by_caller; /* pending by moeep_event_reset(): nobody but the caller ends it */
 	int result;
 	char detail[256];
 };

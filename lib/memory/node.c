@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@
 #define BATCH	  64
 #define NAME_SIZE 32
 /* A wait looks this often whether a rank died that has not connected yet. */
-#define SLICE_MS  50
+#define SLICE_MS 50
 
 struct moeep_node {
 	struct moeep_boot *boot;
@@ -396,10 +397,10 @@ static int leader_exchange(struct moeep_node *node, int fd, int *fds, uint64_t d
 	int num;
 	int rc = MOEEP_OK;
 
-	fds[0] = fd >= 0 ? dup(fd) : -1;
+	fds[0] = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
 	for (int i = 1; i < node->count && rc == MOEEP_OK; i++) {
-		rc = node_recv(node, node->sockets[i], &batch, sizeof(batch), present, &num, deadline,
-			       node->ranks[i]);
+		rc = node_recv(node, node->sockets[i], &batch, sizeof(batch), present, &num,
+			       deadline, node->ranks[i]);
 		if (rc == MOEEP_OK) {
 			fds[i] = num > 0 ? present[0] : -1;
 		}
@@ -425,8 +426,8 @@ static int member_exchange(struct moeep_node *node, int fd, int *fds, uint64_t d
 	rc = node_send(node, node->sockets[0], &batch, sizeof(batch), present, num, deadline,
 		       node->ranks[0]);
 	for (int first = 0; first < node->count && rc == MOEEP_OK; first += BATCH) {
-		rc = node_recv(node, node->sockets[0], &batch, sizeof(batch), present, &num, deadline,
-			       node->ranks[0]);
+		rc = node_recv(node, node->sockets[0], &batch, sizeof(batch), present, &num,
+			       deadline, node->ranks[0]);
 		if (rc == MOEEP_OK) {
 			rc = batch_take(&batch, first, node->count, present, num, fds);
 		}

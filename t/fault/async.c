@@ -113,8 +113,8 @@ static int destroyed(struct fault_rank *r)
 
 #define WANT(op, number)                                                                           \
 	{                                                                                          \
-		.operation = (op), .epoch = (number), .expected = FAULT_WORD(number),      \
-		.seen = FAULT_WORD((number)-1)                                             \
+		.operation = (op), .epoch = (number), .expected = FAULT_WORD(number),              \
+		.seen = FAULT_WORD((number)-1)                                                     \
 	}
 #define CASE(text, what, number, called, ...)                                                      \
 	{                                                                                          \

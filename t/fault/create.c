@@ -17,7 +17,8 @@
 #include "t/fault/fault.h"
 #include "t/tap.h"
 
-/* Where the victim is struck: before that call from now; 0: nowhere. A hub's thread does not count. */
+/* Where the victim is struck: before that call from now; 0: nowhere. A hub's thread does not count.
+ */
 static _Thread_local struct fault_rank *victim;
 static int strike_at;
 static int points;
@@ -350,8 +351,8 @@ int main(void)
 				    .act = join_late,
 				    .want = {.text = "rank 1"}};
 
-	exchange = mmap(NULL, sizeof(*exchange), PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	exchange = mmap(NULL, sizeof(*exchange), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			-1, 0);
 	if (exchange == MAP_FAILED) {
 		tap_bail("mmap failed");
 	}

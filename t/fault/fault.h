@@ -28,11 +28,11 @@
 #define FAULT_WORD(epoch) ((uint64_t)(epoch) << 24)
 
 enum fault_fate {
-	FATE_DIES = 1,	/* by SIGKILL */
-	FATE_STOPS,	/* by SIGSTOP; continued when the others have ended */
-	FATE_LATE,	/* comes when the others have given up */
-	FATE_LEAVES,	/* destroys its comm */
-	FATE_ABORTS	/* calls moeep_comm_abort(): all ranks are to notice, and itself */
+	FATE_DIES = 1, /* by SIGKILL */
+	FATE_STOPS,    /* by SIGSTOP; continued when the others have ended */
+	FATE_LATE,     /* comes when the others have given up */
+	FATE_LEAVES,   /* destroys its comm */
+	FATE_ABORTS    /* calls moeep_comm_abort(): all ranks are to notice, and itself */
 };
 
 /* What the survivors must get; 0 and NULL stand for what follows from the fate. */
@@ -52,19 +52,19 @@ struct fault_rank;
 struct fault_case {
 	const char *name;
 	enum fault_fate fate;
-	int num_ranks;		/* default 3 */
+	int num_ranks; /* default 3 */
 	int victim;
 	int process[FAULT_RANKS_MAX]; /* ranks with equal numbers are threads of one process; all
 					 zero: a process each */
-	uint32_t timeout_ms;	/* default FAULT_TIMEOUT_MS */
-	int second_plus_one;	/* another rank: killed from outside a while after the strike */
-	bool bare;		/* act() makes the comm by itself, if it comes to that */
-	bool hosted;		/* rank 0 hosts the rendezvous; else the harness does */
-	bool harmless;		/* nobody gets an error */
-	bool unreported;	/* the report cannot be complete, but is the same for all */
-	bool unaware;		/* the victim does not come to its call */
-	uint32_t destroy_ms;	/* limit of destruction; default FAULT_DESTROY_MS */
-	int arg;		/* for act() */
+	uint32_t timeout_ms;	      /* default FAULT_TIMEOUT_MS */
+	int second_plus_one; /* another rank: killed from outside a while after the strike */
+	bool bare;	     /* act() makes the comm by itself, if it comes to that */
+	bool hosted;	     /* rank 0 hosts the rendezvous; else the harness does */
+	bool harmless;	     /* nobody gets an error */
+	bool unreported;     /* the report cannot be complete, but is the same for all */
+	bool unaware;	     /* the victim does not come to its call */
+	uint32_t destroy_ms; /* limit of destruction; default FAULT_DESTROY_MS */
+	int arg;	     /* for act() */
 	int (*prepare)(struct fault_rank *r); /* before the clock starts; 0 or a result */
 	int (*act)(struct fault_rank *r);     /* the result of its last call */
 	struct fault_want want;
@@ -133,6 +133,9 @@ const struct fault_shared *fault_last(void);
 /* Around all cases of a program: nothing may be left in /dev/shm or /tmp. */
 void fault_begin(void);
 int fault_end(void);
+
+/* All that a rank does in a case. */
+void fault_rank_run(struct fault_rank *r);
 
 /* In a rank: note a failure and go on. */
 void fault_fail(struct fault_rank *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -92,17 +92,17 @@ static int prepare_direct(struct fault_rank *r)
 {
 	int rc = fault_make_and_use(r);
 
-	return rc == MOEEP_OK ? moeep_mem_alloc(r->comm,
-						(size_t)r->num_ranks * FAULT_TOKENS *
-							FAULT_ROW_BYTES,
-						0, &r->symmetric)
-			      : rc;
+	return rc == MOEEP_OK
+		       ? moeep_mem_alloc(r->comm,
+					 (size_t)r->num_ranks * FAULT_TOKENS * FAULT_ROW_BYTES, 0,
+					 &r->symmetric)
+		       : rc;
 }
 
 #define WANT_ENTER(op)                                                                             \
 	{                                                                                          \
-		.operation = (op), .epoch = EPOCH, .expected = FAULT_WORD(EPOCH),          \
-		.seen = FAULT_WORD(EPOCH - 1)                                              \
+		.operation = (op), .epoch = EPOCH, .expected = FAULT_WORD(EPOCH),                  \
+		.seen = FAULT_WORD(EPOCH - 1)                                                      \
 	}
 #define WANT(op)                                                                                   \
 	{                                                                                          \

@@ -73,8 +73,8 @@ enum failures {
 };
 
 static const char *const failure_names[] = {
-	"no failure",	      "an absent rank",	       "another number of ranks",
-	"another buffer",     "a bad registration",    "a rank that does not come",
+	"no failure",	  "an absent rank",	"another number of ranks",
+	"another buffer", "a bad registration", "a rank that does not come",
 };
 
 static int run_rank(struct cycle *cycle, struct fault_rank *r)
@@ -128,7 +128,8 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
-/* While all of it is there, only memory files of ours are mapped, and no descriptor leads to one. */
+/* While all of it is there, only memory files of ours are mapped, and no descriptor leads to one.
+ */
 static void check_alive(int named_before)
 {
 	is_int(count_named("moeep", "/memfd:moeep"), named_before,
@@ -186,8 +187,7 @@ static void cycles(int num_ranks, int fail_at)
 		for (int rank = 0; rank < num_ranks; rank++) {
 			bool failed = cycle.results[rank] != MOEEP_OK;
 
-			if (failed != (fail_at != NO_FAILURE) ||
-			    cycle.shared.slot[rank].failures) {
+			if (failed != (fail_at != NO_FAILURE) || cycle.shared.slot[rank].failures) {
 				tap_diag("rank %d: %d\n%s", rank, cycle.results[rank],
 					 cycle.shared.slot[rank].text);
 				wrong++;

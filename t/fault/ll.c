@@ -10,14 +10,14 @@
 #define PAGE 4096u
 
 /* A phase that must succeed. */
-#define STEP(call)                           \
-	do {                                 \
-		int step_rc = (call);        \
-                                             \
-		if (step_rc != MOEEP_OK) {   \
-			fault_ok(r, step_rc); \
-			return step_rc;      \
-		}                            \
+#define STEP(call)                                                                                 \
+	do {                                                                                       \
+		int step_rc = (call);                                                              \
+                                                                                                   \
+		if (step_rc != MOEEP_OK) {                                                         \
+			fault_ok(r, step_rc);                                                      \
+			return step_rc;                                                            \
+		}                                                                                  \
 	} while (0)
 
 static int ll_send(struct fault_rank *r, int handle)
@@ -213,8 +213,8 @@ static int dispatch_two(struct fault_rank *r)
 
 #define WANT(op, number, needs)                                                                    \
 	{                                                                                          \
-		.operation = (op), .epoch = (number), .expected = FAULT_WORD(needs),       \
-		.seen = FAULT_WORD((needs)-1)                                              \
+		.operation = (op), .epoch = (number), .expected = FAULT_WORD(needs),               \
+		.seen = FAULT_WORD((needs)-1)                                                      \
 	}
 #define CASE(text, what, prepared, number, called, ...)                                            \
 	{                                                                                          \

@@ -11,7 +11,7 @@
 /* Every call takes less than this once the comm has failed. */
 #define AT_ONCE_MS	 300
 #define AGAIN_TIMEOUT_MS 20000
-#define ROOM(ranks)	 ((size_t)(ranks) * FAULT_TOKENS * FAULT_ROW_BYTES * 2)
+#define ROOM(ranks)	 ((size_t)(ranks)*FAULT_TOKENS * FAULT_ROW_BYTES * 2)
 
 /* Pages of their own, so that fault_trap() can take one away. */
 static void *pages(size_t bytes)
@@ -251,8 +251,7 @@ void fault_again(struct fault_rank *r)
 			again.num_ranks++;
 		}
 	}
-	if (fault_ok(r, fault_join(&again, 1, again.rank, again.num_ranks,
-				   AGAIN_TIMEOUT_MS)) &&
+	if (fault_ok(r, fault_join(&again, 1, again.rank, again.num_ranks, AGAIN_TIMEOUT_MS)) &&
 	    fault_ok(r, fault_make_and_use(&again)) && fault_ok(r, fault_dispatch(&again, NULL))) {
 		check_rows(&again);
 		fault_ok(r, fault_combine(&again, again.received, NULL));
