@@ -79,7 +79,7 @@ struct moeep_handle {
 	int64_t *recv_per_expert; /* [L] */
 	int64_t *expert_offsets;  /* [L + 1] */
 	int64_t *recv_expert;	  /* [R * L] first row of each source and local expert */
-	int64_t *needed; /* [R + 1] rows that each rank needs; the last is padding of the array */
+	int64_t *needed; /* [R] rows that each rank needs */
 	int64_t *record_rows;  /* [records * topk] expert-major: row of each choice, -1 elsewhere */
 	float *record_weights; /* [records * topk] if weighted */
 

@@ -7,6 +7,7 @@
 #include "core/comm.h"
 #include "core/error.h"
 #include "ep/buffer.h"
+#include "ep/check.h"
 #include "ep/geometry.h"
 
 #define MAX_EXPERTS   65536
@@ -41,15 +42,6 @@ int moeep_expert_range(int num_experts, int num_ranks, int rank, int *first, int
 	return MOEEP_OK;
 }
 
-static int check_range(const char *name, int64_t value, int64_t low, int64_t high)
-{
-	if (value < low || value > high) {
-		return moeep_fail(MOEEP_ERR_INVALID, "config.%s is %lld, not %lld to %lld", name,
-				  (long long)value, (long long)low, (long long)high);
-	}
-	return MOEEP_OK;
-}
-
 #define DEFAULT_TO(field, value)                                                                   \
 	do {                                                                                       \
 		if ((field) == 0) {                                                                \
@@ -81,39 +73,43 @@ static int config_fill(moeep_buffer_config_t *config, const struct moeep_setting
 		return moeep_fail(MOEEP_ERR_INVALID, "config.modes is 0x%x; known are 0x%x",
 				  config->modes, MOEEP_MODE_HT | MOEEP_MODE_LL);
 	}
-	rc = check_range("num_experts", config->num_experts, 1, MAX_EXPERTS);
+	rc = moeep_check_range("config.num_experts", config->num_experts, 1, MAX_EXPERTS);
 	if (rc == MOEEP_OK) {
-		rc = check_range("max_topk", config->max_topk, 1, MOEEP_MAX_TOPK);
+		rc = moeep_check_range("config.max_topk", config->max_topk, 1, MOEEP_MAX_TOPK);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("dtype", config->dtype, MOEEP_BF16, MOEEP_INT8);
+		rc = moeep_check_range("config.dtype", config->dtype, MOEEP_BF16, MOEEP_INT8);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("hidden", config->hidden, 1, MAX_HIDDEN);
+		rc = moeep_check_range("config.hidden", config->hidden, 1, MAX_HIDDEN);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("ht_max_tokens", config->ht_max_tokens, 1, MAX_HT_TOKENS);
+		rc = moeep_check_range("config.ht_max_tokens", config->ht_max_tokens, 1,
+				       MAX_HT_TOKENS);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("ll_max_tokens", config->ll_max_tokens, 1, MAX_LL_TOKENS);
+		rc = moeep_check_range("config.ll_max_tokens", config->ll_max_tokens, 1,
+				       MAX_LL_TOKENS);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("ll_capacity", config->ll_capacity, 1, INT32_MAX);
+		rc = moeep_check_range("config.ll_capacity", config->ll_capacity, 1, INT32_MAX);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("max_scales", config->max_scales, 1, MAX_HIDDEN);
+		rc = moeep_check_range("config.max_scales", config->max_scales, 1, MAX_HIDDEN);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("ll_combine_slots", config->ll_combine_slots, 0, MOEEP_SLOTS);
+		rc = moeep_check_range("config.ll_combine_slots", config->ll_combine_slots, 0,
+				       MOEEP_SLOTS);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("num_sms", config->num_sms, 0, INT32_MAX);
+		rc = moeep_check_range("config.num_sms", config->num_sms, 0, INT32_MAX);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("ht_chunk_bytes", config->ht_chunk_bytes, 16, INT64_C(1) << 30);
+		rc = moeep_check_range("config.ht_chunk_bytes", config->ht_chunk_bytes, 16,
+				       INT64_C(1) << 30);
 	}
 	if (rc == MOEEP_OK) {
-		rc = check_range("ht_chunks", config->ht_chunks, 2, MAX_CHUNKS);
+		rc = moeep_check_range("config.ht_chunks", config->ht_chunks, 2, MAX_CHUNKS);
 	}
 	if (rc == MOEEP_OK && config->partial_dtype != 0 && config->partial_dtype != MOEEP_FP32) {
 		rc = moeep_fail(MOEEP_ERR_INVALID, "config.partial_dtype is %d, not 0 or %d (fp32)",
@@ -187,7 +183,7 @@ uint64_t moeep_geometry_handle_bytes(const struct moeep_geometry *g, int64_t max
 	uint64_t ranks = (uint64_t)g->num_ranks;
 	uint64_t local = (uint64_t)g->local_experts;
 	uint64_t counts =
-		5 * ranks + 2 + (uint64_t)g->config.num_experts + 2 * local + 2 + ranks * local + 1;
+		5 * ranks + 1 + (uint64_t)g->config.num_experts + 2 * local + 2 + ranks * local + 1;
 
 	return sizeof(struct moeep_handle) + (uint64_t)max_tokens * topk * 8 +
 	       (uint64_t)max_recv * topk * 12 + 2 + counts * 8;

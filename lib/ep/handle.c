@@ -45,7 +45,7 @@ static int handle_alloc(struct moeep_handle *handle)
 	handle->recv_per_expert = calloc(local + 1, sizeof(*handle->recv_per_expert));
 	handle->expert_offsets = calloc(local + 1, sizeof(*handle->expert_offsets));
 	handle->recv_expert = calloc(ranks * local + 1, sizeof(*handle->recv_expert));
-	handle->needed = calloc(ranks + 1, sizeof(*handle->needed));
+	handle->needed = calloc(ranks, sizeof(*handle->needed));
 	handle->record_rows = malloc(received * sizeof(*handle->record_rows) + 1);
 	handle->record_weights = malloc(received * sizeof(*handle->record_weights) + 1);
 	if (!handle->topk_idx || !handle->topk_weights || !handle->send_per_rank ||
