@@ -12,6 +12,12 @@
 #include "ep/stream.h"
 #include "host/rowmath.h"
 
+/* The sum of a row with its terms. */
+struct moeep_row_sum {
+	struct moeep_sum sum;
+	struct moeep_term terms[MOEEP_MAX_TOPK];
+};
+
 /* Bookkeeping of one operation at a time; moeep_geometry_private_bytes() counts it. */
 struct moeep_scratch {
 	void **peer_rows;	  /* [R] where peers' rows are, if mapped here */
@@ -79,14 +85,15 @@ struct moeep_handle {
 	int64_t *recv_per_expert; /* [L] */
 	int64_t *expert_offsets;  /* [L + 1] */
 	int64_t *recv_expert;	  /* [R * L] first row of each source and local expert */
-	int64_t *needed; /* [R] rows that each rank needs */
+	int64_t *needed;	  /* [R] rows that each rank needs */
 	int64_t *record_rows;  /* [records * topk] expert-major: row of each choice, -1 elsewhere */
 	float *record_weights; /* [records * topk] if weighted */
 
 	/* LL: phases. */
 	uint64_t combine_epoch; /* of a combine between its phases, else 0 */
 	bool combine_open;
-	bool combine_direct;
+	bool combine_direct; /* x is read in place by all */
+	bool combine_own;    /* by this rank for itself */
 	int64_t ll_capacity; /* of the dispatch's outputs */
 	int32_t ll_dtype;
 	int32_t ll_quant;

@@ -156,7 +156,10 @@ int moeep_host_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 				"the handle's last dispatch did not fit on every rank");
 	}
 	if (rc == MOEEP_OK) {
-		rc = moeep_ht_enter(&c.op, &entry, NULL, NULL);
+		for (int rank = 0; rank < buffer->geo.num_ranks; rank++) {
+			buffer->scratch.count_rank[rank] = (int32_t)handle->recv_per_rank[rank];
+		}
+		rc = moeep_ht_enter(&c.op, &entry, buffer->scratch.count_rank, NULL);
 	}
 	if (rc != MOEEP_OK) {
 		return rc;

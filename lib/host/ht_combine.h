@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* host/ht_combine.h - one run of HT combine: its plan (ht_combine.c) and its sums (ht_sum.c). */
+/*
+ * host/ht_combine.h - one run of HT combine: its plan (ht_combine.c), its rows on their way
+ * (ht_stage.c) and its sums (ht_sum.c).
+ */
 #ifndef MOEEP_HOST_HT_COMBINE_H
 #define MOEEP_HOST_HT_COMBINE_H
 
@@ -39,6 +42,19 @@ void moeep_ht_plan_combine_ring(struct moeep_ht_combine *c);
 
 /* Chunks that `rows` rows make. */
 int64_t moeep_ht_chunks_for(const struct moeep_ht_combine *c, int64_t rows);
+
+/* Record `row` of the ring from rank `from` to rank `to`. */
+char *moeep_ht_ring_record(const struct moeep_ht_combine *c, int from, int to, int64_t row);
+
+/* Terms of a record that this rank holds: its flat row, or the rows of its choices here. */
+int moeep_ht_local_terms(const struct moeep_ht_combine *c, int64_t index, struct moeep_term *terms);
+
+/* The values of a record that this rank sends back with it. */
+void moeep_ht_local_values(const struct moeep_ht_combine *c, int64_t index, float *values);
+
+/* Is there a chunk left to stage for a rank, and room for it? Then stage it. */
+bool moeep_ht_can_stage(const struct moeep_ht_combine *c, int to, struct moeep_pending *pending);
+void moeep_ht_stage_chunk(struct moeep_ht_combine *c, int to);
 
 /* Stage what peers need of this rank's rows, and sum this rank's tokens. */
 int moeep_ht_sum_rows(struct moeep_ht_combine *c);

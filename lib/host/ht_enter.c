@@ -144,8 +144,10 @@ int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine,
 		int32_t *counts = (int32_t *)((struct moeep_ht_entry *)entry_at(op, self) + 1);
 
 		memcpy(counts, per_rank, sizeof(*counts) * (size_t)g->num_ranks);
-		memcpy(counts + g->num_ranks, per_expert,
-		       sizeof(*counts) * (size_t)g->config.num_experts);
+		if (per_expert) {
+			memcpy(counts + g->num_ranks, per_expert,
+			       sizeof(*counts) * (size_t)g->config.num_experts);
+		}
 	}
 	wait.expected = moeep_flag_word(op->epoch, 0);
 	/* Pairs with enter_ready() of every peer. */

@@ -13,173 +13,6 @@
 #include "host/ht_combine.h"
 #include "host/ht_route.h"
 
-bool moeep_ht_x_is_direct(const struct moeep_ht_combine *c, int rank)
-{
-	return moeep_ht_entry_of(&c->op, rank)->place.region != 0;
-}
-
-bool moeep_ht_uses_ring(const struct moeep_ht_combine *c, int rank)
-{
-	return !moeep_ht_x_is_direct(c, rank) || c->send_values;
-}
-
-void moeep_ht_plan_combine_ring(struct moeep_ht_combine *c)
-{
-	const struct moeep_geometry *g = &c->op.buffer->geo;
-	uint64_t share =
-		g->ring_bytes / (uint64_t)g->num_ranks / MOEEP_CACHE_LINE * MOEEP_CACHE_LINE;
-	uint64_t record;
-
-	c->values_bytes = c->send_values ? moeep_align((uint64_t)c->topk * sizeof(float), 16) : 0;
-	record = c->values_bytes + c->staged_bytes;
-	c->num_chunks = g->config.ht_chunks;
-	while (c->num_chunks > 2 && share / (uint64_t)c->num_chunks < record) {
-		c->num_chunks--;
-	}
-	c->chunk_bytes = share / (uint64_t)c->num_chunks / 16 * 16;
-	c->chunk_rows = (int64_t)(c->chunk_bytes / record);
-	if (c->chunk_rows < 1) {
-		c->num_chunks = 1;
-		c->chunk_bytes = share;
-		c->chunk_rows = 1;
-	}
-}
-
-/* Record `row` of the ring from rank `from` to rank `to`. */
-static char *ring_record(const struct moeep_ht_combine *c, int from, int to, int64_t row)
-{
-	const struct moeep_geometry *g = &c->op.buffer->geo;
-	uint64_t share =
-		g->ring_bytes / (uint64_t)g->num_ranks / MOEEP_CACHE_LINE * MOEEP_CACHE_LINE;
-	int64_t chunk = row / c->chunk_rows % c->num_chunks;
-	int64_t in_chunk = row % c->chunk_rows;
-
-	return moeep_buffer_at(c->op.buffer, from,
-			       g->ht_ring + (uint64_t)to * share +
-				       (uint64_t)chunk * c->chunk_bytes +
-				       (uint64_t)in_chunk * (c->values_bytes + c->staged_bytes));
-}
-
-int64_t moeep_ht_chunks_for(const struct moeep_ht_combine *c, int64_t rows)
-{
-	return (rows + c->chunk_rows - 1) / c->chunk_rows;
-}
-
-/* Terms of a record that this rank holds: its flat row, or the rows of its choices here. */
-static int local_terms(const struct moeep_ht_combine *c, int64_t index, struct moeep_term *terms)
-{
-	const struct moeep_handle *handle = c->op.handle;
-	const char *x = c->args->x;
-	int count = 0;
-
-	if (!c->expert_major) {
-		terms[0] = (struct moeep_term){.row = x + (uint64_t)index * c->row_bytes,
-					       .dtype = c->args->dtype,
-					       .group_end = true};
-		return 1;
-	}
-	for (int k = 0; k < c->topk; k++) {
-		int64_t row = handle->record_rows[index * c->topk + k];
-
-		if (row >= 0) {
-			terms[count++] = (struct moeep_term){
-				.row = x + (uint64_t)row * c->row_bytes,
-				.dtype = c->args->dtype,
-				.weighted = c->weighted,
-				.weight = c->weighted ? handle->record_weights[index * c->topk + k]
-						      : 0,
-			};
-		}
-	}
-	terms[count - 1].group_end = true;
-	return count;
-}
-
-/* The values of a record that this rank sends back with it. */
-static void local_values(const struct moeep_ht_combine *c, int64_t index, float *values)
-{
-	const struct moeep_handle *handle = c->op.handle;
-
-	if (!c->expert_major) {
-		memcpy(values, &c->args->topk_weights[index * c->topk],
-		       sizeof(*values) * (size_t)c->topk);
-		return;
-	}
-	for (int k = 0; k < c->topk; k++) {
-		int64_t row = handle->record_rows[index * c->topk + k];
-
-		values[k] = row >= 0 ? c->args->topk_weights[row] : 0.0f;
-	}
-}
-
-static void stage_chunk(struct moeep_ht_combine *c, int to)
-{
-	struct moeep_scratch *s = &c->op.buffer->scratch;
-	const struct moeep_handle *handle = c->op.handle;
-	int self = c->op.buffer->geo.rank;
-	int64_t first = s->staged[to] * c->chunk_rows;
-	int64_t rows = handle->recv_per_rank[to];
-	bool direct = moeep_ht_x_is_direct(c, self);
-
-	for (int64_t row = first; row < first + c->chunk_rows && row < rows; row++) {
-		int64_t index = handle->recv_base[to] + row;
-		char *record = ring_record(c, self, to, row);
-
-		if (c->send_values) {
-			local_values(c, index, (float *)record);
-		}
-		if (direct) {
-			continue;
-		}
-		if (!c->expert_major) {
-			memcpy(record + c->values_bytes,
-			       (const char *)c->args->x + (uint64_t)index * c->row_bytes,
-			       c->row_bytes);
-		} else {
-			struct moeep_term terms[MOEEP_MAX_TOPK];
-			struct moeep_sum sum = {.terms = terms,
-						.num_terms = local_terms(c, index, terms),
-						.out = record + c->values_bytes,
-						.out_dtype = c->staged_dtype};
-
-			c->op.buffer->rowmath->sum(&sum, c->op.buffer->geo.config.hidden);
-		}
-	}
-	s->staged[to]++;
-	c->unstaged -= s->staged[to] == moeep_ht_chunks_for(c, rows);
-	/* Pairs with rows_there() at the source. */
-	moeep_flag_publish(moeep_buffer_flag(c->op.buffer, self, c->op.buffer->geo.ht_chead, to),
-			   moeep_flag_word(c->op.epoch, (uint64_t)s->staged[to]));
-}
-
-static bool can_stage(const struct moeep_ht_combine *c, int to, struct moeep_pending *pending)
-{
-	struct moeep_buffer *buffer = c->op.buffer;
-	int self = buffer->geo.rank;
-	int64_t before;
-	uint64_t expected;
-	uint64_t seen;
-
-	if (to == self || !moeep_ht_uses_ring(c, self) ||
-	    buffer->scratch.staged[to] == moeep_ht_chunks_for(c, c->op.handle->recv_per_rank[to])) {
-		return false;
-	}
-	before = buffer->scratch.staged[to] + 1 - c->num_chunks;
-	if (before <= 0) {
-		return true;
-	}
-	expected = moeep_flag_word(c->op.epoch, (uint64_t)before);
-	seen = moeep_flag_get(moeep_buffer_flag(buffer, to, buffer->geo.ht_ctail, self));
-	if (moeep_flag_reached(seen, expected)) {
-		return true;
-	}
-	pending->peer = to;
-	pending->expected = expected;
-	pending->seen = seen;
-	pending->what = "room in the ring";
-	return false;
-}
-
 /* Has the next row of an expert rank for this rank come? */
 static bool row_there(const struct moeep_ht_combine *c, int from, struct moeep_pending *pending)
 {
@@ -273,80 +106,184 @@ static void take_values(const struct moeep_ht_combine *c, int rank, int64_t toke
 	}
 }
 
-/* This rank has used a record of a peer: past the end of a chunk the peer may fill it again. */
-static void advance(struct moeep_ht_combine *c, int from)
-{
-	struct moeep_buffer *buffer = c->op.buffer;
-	struct moeep_scratch *s = &buffer->scratch;
+/* A token's rows, taken from the ranks' cursors. */
+struct gathered {
+	struct moeep_row_sum row;
+	int count;
+	int ranks[MOEEP_MAX_TOPK];
+	int64_t records[MOEEP_MAX_TOPK]; /* which one of each rank's */
+};
 
-	s->recv_cursor[from]++;
-	if (from == buffer->geo.rank || !moeep_ht_uses_ring(c, from) ||
-	    s->recv_cursor[from] % c->chunk_rows != 0) {
-		return;
-	}
-	s->consumed[from]++;
-	/* Pairs with can_stage() at the expert rank. */
-	moeep_flag_publish(moeep_buffer_flag(buffer, buffer->geo.rank, buffer->geo.ht_ctail, from),
-			   moeep_flag_word(c->op.epoch, (uint64_t)s->consumed[from]));
-}
-
-static void sum_token(struct moeep_ht_combine *c)
+/* The rows and values of the next token, all of which are there. */
+static void gather_token(struct moeep_ht_combine *c, struct gathered *token)
 {
 	struct moeep_buffer *buffer = c->op.buffer;
 	const struct moeep_handle *handle = c->op.handle;
-	int64_t token = c->next_token++;
-	struct moeep_term terms[MOEEP_MAX_TOPK];
-	int ranks[MOEEP_MAX_TOPK];
-	struct moeep_sum sum = {
-		.terms = terms, .out_dtype = c->args->dtype, .stream = c->stream_out};
+	int64_t t = c->next_token++;
+	struct moeep_sum *sum = &token->row.sum;
+	struct moeep_term *terms = token->row.terms;
 	int self = buffer->geo.rank;
-	int count = moeep_route_ranks(buffer, &handle->topk_idx[token * c->topk], c->topk, ranks);
 
+	*sum = (struct moeep_sum){
+		.terms = terms, .out_dtype = c->args->dtype, .stream = c->stream_out};
+	token->count =
+		moeep_route_ranks(buffer, &handle->topk_idx[t * c->topk], c->topk, token->ranks);
 	if (c->args->out_topk_weights) {
-		memset(&c->args->out_topk_weights[token * c->topk], 0,
-		       sizeof(float) * (size_t)c->topk);
+		memset(&c->args->out_topk_weights[t * c->topk], 0, sizeof(float) * (size_t)c->topk);
 	}
-	for (int i = 0; i < count; i++) {
-		int rank = ranks[i];
+	for (int i = 0; i < token->count; i++) {
+		int rank = token->ranks[i];
 		int64_t row = buffer->scratch.recv_cursor[rank];
 		int64_t index = handle->recv_base[self] + row;
 		float values[MOEEP_MAX_TOPK];
 		const char *record = NULL;
 
+		token->records[i] = row;
 		if (rank != self && moeep_ht_uses_ring(c, rank)) {
-			record = ring_record(c, rank, self, row);
+			record = moeep_ht_ring_record(c, rank, self, row);
 		}
 		if (rank == self) {
-			sum.num_terms += local_terms(c, index, &terms[sum.num_terms]);
+			sum->num_terms += moeep_ht_local_terms(c, index, &terms[sum->num_terms]);
 		} else if (moeep_ht_x_is_direct(c, rank)) {
-			sum.num_terms += peer_terms(c, rank, token, &terms[sum.num_terms]);
+			sum->num_terms += peer_terms(c, rank, t, &terms[sum->num_terms]);
 		} else {
-			terms[sum.num_terms++] =
+			terms[sum->num_terms++] =
 				(struct moeep_term){.row = record + c->values_bytes,
 						    .dtype = c->staged_dtype,
 						    .group_end = true};
 		}
 		if (c->send_values && c->args->out_topk_weights) {
 			if (rank == self) {
-				local_values(c, index, values);
+				moeep_ht_local_values(c, index, values);
 			} else {
 				memcpy(values, record, sizeof(float) * (size_t)c->topk);
 			}
-			take_values(c, rank, token, values);
+			take_values(c, rank, t, values);
 		}
+		buffer->scratch.recv_cursor[rank]++;
 	}
 	if (c->expert_major) {
-		sum.group_dtype = c->staged_dtype;
+		sum->group_dtype = c->staged_dtype;
 	}
 	if (c->args->bias) {
-		sum.bias = (const char *)c->args->bias + (uint64_t)token * c->row_bytes;
+		sum->bias = (const char *)c->args->bias + (uint64_t)t * c->row_bytes;
 	}
-	sum.out = (char *)c->args->out + (uint64_t)token * c->row_bytes;
-	if (c->args->out) {
-		buffer->rowmath->sum(&sum, buffer->geo.config.hidden);
+	sum->out = (char *)c->args->out + (uint64_t)t * c->row_bytes;
+}
+
+/* This rank has used its peers' records: past the end of a chunk the peer may fill it again. */
+static void release_token(struct moeep_ht_combine *c, const struct gathered *token)
+{
+	struct moeep_buffer *buffer = c->op.buffer;
+	struct moeep_scratch *s = &buffer->scratch;
+
+	for (int i = 0; i < token->count; i++) {
+		int from = token->ranks[i];
+
+		int64_t used = token->records[i] + 1;
+		bool last = used == c->op.handle->send_per_rank[from];
+
+		if (from == buffer->geo.rank || !moeep_ht_uses_ring(c, from) ||
+		    (used % c->chunk_rows != 0 && !last)) {
+			continue;
+		}
+		s->consumed[from]++;
+		/* Nobody waits for the place of a last chunk: it only tells blame(). */
+		s->woken[from] += last;
+		/* Pairs with moeep_ht_can_stage() at the expert rank. */
+		moeep_flag_publish(
+			moeep_buffer_flag(buffer, buffer->geo.rank, buffer->geo.ht_ctail, from),
+			moeep_flag_word(c->op.epoch, (uint64_t)s->consumed[from]));
 	}
-	for (int i = 0; i < count; i++) {
-		advance(c, ranks[i]);
+}
+
+/* Sum up to `most` tokens whose rows are there; false if there was none. */
+static bool sum_tokens(struct moeep_ht_combine *c, int64_t most)
+{
+	struct gathered tokens[2]; /* one, and the next to look ahead to */
+	struct moeep_pending unused;
+	bool more = can_sum(c, &unused);
+	bool any = more;
+
+	if (more) {
+		gather_token(c, &tokens[0]);
+	}
+	for (int64_t n = 0; more; n++) {
+		struct gathered *token = &tokens[n % 2];
+
+		more = n + 1 < most && can_sum(c, &unused);
+		if (more) {
+			gather_token(c, &tokens[(n + 1) % 2]);
+			token->row.sum.next = &tokens[(n + 1) % 2].row.sum;
+		}
+		if (c->args->out) {
+			c->op.buffer->rowmath->sum(&token->row.sum,
+						   c->op.buffer->geo.config.hidden);
+		}
+		release_token(c, token);
+	}
+	return any;
+}
+
+/* Chunks that a flag counts in this operation. */
+static int64_t chunks_in(const struct moeep_ht_combine *c, int rank, uint64_t array, int index)
+{
+	uint64_t seen = moeep_flag_get(moeep_buffer_flag(c->op.buffer, rank, array, index));
+
+	return moeep_flag_reached(seen, moeep_flag_word(c->op.epoch, 0))
+		       ? (int64_t)(seen & MOEEP_FLAG_COUNT_MAX)
+		       : 0;
+}
+
+/* How many of how many chunks one rank has staged for another, and that one has used. */
+static void ring_state(const struct moeep_ht_combine *c, int from, int to, int64_t *total,
+		       int64_t *staged, int64_t *used)
+{
+	const struct moeep_geometry *g = &c->op.buffer->geo;
+
+	*total = from != to && moeep_ht_uses_ring(c, from)
+			 ? moeep_ht_chunks_for(c, moeep_ht_tokens_per_rank(&c->op, from)[to])
+			 : 0;
+	*staged = chunks_in(c, from, g->ht_chead, to);
+	*used = chunks_in(c, to, g->ht_ctail, from);
+}
+
+/* Is it a rank's own doing, by the flags, that it has not ended the operation? */
+static bool could_go_on(const struct moeep_ht_combine *c, int rank)
+{
+	uint64_t done = moeep_flag_get(&moeep_buffer_words(c->op.buffer, rank)->ht_done.word);
+	bool stage_left = false;
+	bool sum_left = false;
+	bool waits = false;
+
+	if (moeep_flag_reached(done, moeep_flag_word(c->op.epoch, 0))) {
+		return false;
+	}
+	for (int other = 0; other < c->op.buffer->geo.num_ranks; other++) {
+		int64_t total;
+		int64_t staged;
+		int64_t used;
+
+		ring_state(c, rank, other, &total, &staged, &used);
+		if (staged < total && staged - used < c->num_chunks) {
+			return true;
+		}
+		stage_left |= staged < total;
+		ring_state(c, other, rank, &total, &staged, &used);
+		sum_left |= used < total;
+		waits |= used < total && used == staged;
+	}
+	return !waits && (sum_left || !stage_left);
+}
+
+/* With one rank stuck its peers soon wait for each other: name the one that waits for nobody. */
+static void blame(const struct moeep_ht_combine *c, struct moeep_pending *pending)
+{
+	for (int rank = 0; rank < c->op.buffer->geo.num_ranks; rank++) {
+		if (rank != c->op.buffer->geo.rank && could_go_on(c, rank)) {
+			pending->peer = rank;
+			return;
+		}
 	}
 }
 
@@ -360,12 +297,15 @@ static bool combine_ready(void *arg, struct moeep_pending *pending)
 	for (int rank = 0; rank < c->op.buffer->geo.num_ranks; rank++) {
 		struct moeep_pending other = *pending;
 
-		if (can_stage(c, rank, &other)) {
+		if (moeep_ht_can_stage(c, rank, &other)) {
 			return true;
 		}
 		if (c->next_token == c->op.handle->num_tokens && other.peer >= 0) {
 			*pending = other;
 		}
+	}
+	if (pending->blame) {
+		blame(c, pending);
 	}
 	return false;
 }
@@ -399,16 +339,13 @@ int moeep_ht_sum_rows(struct moeep_ht_combine *c)
 		for (int i = 1; i < ranks; i++) {
 			int to = (c->op.buffer->geo.rank + i) % ranks;
 
-			for (int64_t n = 0; n < half && can_stage(c, to, &unused); n++) {
-				stage_chunk(c, to);
+			for (int64_t n = 0; n < half && moeep_ht_can_stage(c, to, &unused); n++) {
+				moeep_ht_stage_chunk(c, to);
 				progress = true;
 			}
 		}
 		wake_peers(c, half);
-		for (int64_t n = 0; n < c->chunk_rows * half && can_sum(c, &unused); n++) {
-			sum_token(c);
-			progress = true;
-		}
+		progress |= sum_tokens(c, c->chunk_rows * half);
 		if (!progress) {
 			wake_peers(c, 1);
 			rc = moeep_wait_until(&c->op.wait, combine_ready, c);

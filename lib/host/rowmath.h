@@ -2,8 +2,9 @@
 /*
  * host/rowmath.h - arithmetic and copies of rows.
  *
- * host/rowmath.c is compiled for several instruction sets; all of them give the same bits, as FP32
- * operations are neither contracted nor reordered.
+ * host/rowmath.c and rowmath_sum.c are compiled for several instruction sets, with the name of one
+ * as MOEEP_ROWMATH; all of them give the same bits, as FP32 operations are neither contracted nor
+ * reordered.
  */
 #ifndef MOEEP_HOST_ROWMATH_H
 #define MOEEP_HOST_ROWMATH_H
@@ -29,7 +30,8 @@ struct moeep_sum {
 	const void *bias;    /* of out_dtype, added last; may be NULL */
 	void *out;
 	int32_t out_dtype;
-	bool stream; /* out is not read again soon: keep it out of the caches */
+	bool stream;		      /* out is not read again soon: keep it out of the caches */
+	const struct moeep_sum *next; /* whose rows are to be prefetched, or NULL */
 };
 
 struct moeep_rowmath {
@@ -42,10 +44,21 @@ struct moeep_rowmath {
 	 */
 	void (*quantize)(const void *row, int32_t dtype, int64_t hidden, int32_t quant, uint8_t *q,
 			 void *scales);
-	/* Copy a row that is not read again soon here; `bytes` is a multiple of 16.
-	 * moeep_rowmath_fence() before publishing. */
+	/* Copy a row that is not read again soon here, past the caches; moeep_rowmath_fence() before
+	 * publishing. */
 	void (*copy_stream)(void *to, const void *from, size_t bytes);
 };
+
+#ifdef MOEEP_ROWMATH
+#define MOEEP_ROWMATH_PASTE(prefix, name) prefix##_##name
+#define MOEEP_ROWMATH_JOIN(prefix, name)  MOEEP_ROWMATH_PASTE(prefix, name)
+#define MOEEP_ROWMATH_NAME(prefix)	  MOEEP_ROWMATH_JOIN(prefix, MOEEP_ROWMATH)
+#define MOEEP_ROWMATH_QUOTE(name)	  #name
+#define MOEEP_ROWMATH_STRING(name)	  MOEEP_ROWMATH_QUOTE(name)
+#define MOEEP_ROWMATH_TEXT		  MOEEP_ROWMATH_STRING(MOEEP_ROWMATH)
+
+void MOEEP_ROWMATH_NAME(moeep_rowmath_sum)(const struct moeep_sum *sum, int64_t hidden);
+#endif
 
 /* The best one for this processor. */
 const struct moeep_rowmath *moeep_rowmath_get(void);

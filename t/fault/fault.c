@@ -335,18 +335,9 @@ static int run_once(const struct fault_case *fault)
 	return failures;
 }
 
-/*
- * Instrumented ranks are so much slower that one of them may still be on its way when the time-out
- * of a case strikes, and is then blamed in place of the victim: there a case has a second try.
- */
 bool fault_run(const struct fault_case *fault)
 {
-	const char *sanitizers = getenv("MOEEP_TEST_SANITIZERS");
 	int failures = run_once(fault);
 
-	if (failures > 0 && sanitizers && sanitizers[0] != '\0') {
-		tap_diag("%s: second try, as this is a build with sanitizers", fault->name);
-		failures = run_once(fault);
-	}
 	return ok(failures == 0, "%s", fault->name);
 }

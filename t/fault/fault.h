@@ -122,7 +122,8 @@ struct fault_rank {
 	int32_t *src_token;
 	int32_t *count;
 	int64_t num_recv;
-	int64_t ll_tokens; /* FAULT_LL_TOKENS, unless a case changes it */
+	int64_t ht_tokens; /* FAULT_TOKENS, unless a case changes it */
+	int64_t ll_tokens; /* FAULT_LL_TOKENS, the same */
 };
 
 /* One TAP check. */

@@ -79,6 +79,16 @@ static int combine_summing(struct fault_rank *r)
 	return fault_combine(r, r->received, NULL);
 }
 
+/* Ranks from 2 on have no tokens: they stage rows and sum none. */
+static int prepare_uneven(struct fault_rank *r)
+{
+	int rc = fault_make(r);
+
+	r->ht_tokens = r->rank < 2 ? FAULT_TOKENS : 0;
+	rc = rc == MOEEP_OK ? fault_dispatch(r, NULL) : rc;
+	return rc == MOEEP_OK ? fault_combine(r, r->received, NULL) : rc;
+}
+
 /* All x in symmetric memory: the survivors wait for the victim to have read theirs. */
 static int combine_direct(struct fault_rank *r)
 {
@@ -168,6 +178,28 @@ static const struct fault_case combining[] = {
 	     combine_direct, WANT(MOEEP_OP_COMBINE)),
 };
 
+/* Most survivors find the rings full to a rank that itself waits for the stopped one. */
+static const struct fault_case uneven[] = {
+	{
+		.name = "combine: rank 0 is stopped as it sums, ranks 2 and 3 have no tokens",
+		.fate = FATE_STOPS,
+		.num_ranks = 4,
+		.victim = 0,
+		.prepare = prepare_uneven,
+		.act = combine_summing,
+		.want = WANT(MOEEP_OP_COMBINE),
+	},
+	{
+		.name = "combine: rank 1 dies as it sums, ranks 2 and 3 have no tokens",
+		.fate = FATE_DIES,
+		.num_ranks = 4,
+		.victim = 1,
+		.prepare = prepare_uneven,
+		.act = combine_summing,
+		.want = WANT(MOEEP_OP_COMBINE),
+	},
+};
+
 /* One is stopped, so the rings are full and all wait for it; then another dies among them. */
 static const struct fault_case both[] = {
 	{
@@ -224,6 +256,7 @@ int main(void)
 	RUN(before_entering);
 	RUN(dispatching);
 	RUN(combining);
+	RUN(uneven);
 	RUN(both);
 	return fault_end();
 }

@@ -47,6 +47,7 @@ static void make_memory(struct fault_rank *r)
 {
 	int64_t experts = 2 * (int64_t)r->num_ranks;
 
+	r->ht_tokens = FAULT_TOKENS;
 	r->ll_tokens = FAULT_LL_TOKENS;
 	r->x = pages(FAULT_TOKENS * FAULT_ROW_BYTES);
 	r->received = pages(ROOM(r->num_ranks));
@@ -97,7 +98,7 @@ int fault_dispatch(struct fault_rank *r, const moeep_launch_t *launch)
 {
 	moeep_dispatch_args_t args = {
 		.size = sizeof(args),
-		.num_tokens = FAULT_TOKENS,
+		.num_tokens = r->ht_tokens,
 		.x = r->x,
 		.topk = r->num_ranks,
 		.topk_idx = r->topk_idx,

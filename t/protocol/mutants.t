@@ -21,7 +21,8 @@ export MOEEP_TIMEOUT=3000 MOEEP_LOG=none MOEEP_TEST_ROUNDS=40
 {
 	printf 'include Makefile\nmutants-print:\n'
 	for name in CC DEFS CPPFLAGS CFLAGS LDFLAGS LIBS MOEEP_CODEGEN_CFLAGS \
-		MOEEP_SANITIZER_CFLAGS MOEEP_LIBS lib_libmoeep_internal_la_SOURCES; do
+		MOEEP_SANITIZER_CFLAGS MOEEP_LIBS lib_libmoeep_internal_la_SOURCES \
+		rowmath_sources; do
 		# shellcheck disable=SC2016
 		printf '\t@echo "%s=$(%s)"\n' "$name" "$name"
 	done
@@ -112,9 +113,13 @@ compile_tsan()
 	# shellcheck disable=SC2086
 	compile "$tap_dir/tsan" "-fsanitize=thread -O1" $tests || return 1
 	for name in generic avx2 avx512; do
-		compile "$tap_dir/tsan" "-fsanitize=thread -O1 -U__SSE2__ -DMOEEP_ROWMATH=$name" \
-			"$abs_top_srcdir/lib/host/rowmath.c" || return 1
-		mv "$tap_dir/tsan/lib-host-rowmath.o" "$tap_dir/tsan/rowmath-$name.o"
+		for source in $(made rowmath_sources); do
+			case $source in *.c) ;; *) continue ;; esac
+			compile "$tap_dir/tsan" "-fsanitize=thread -O1 -U__SSE2__ -DMOEEP_ROWMATH=$name" \
+				"$abs_top_srcdir/$source" || return 1
+			source=$(basename "$source" .c)
+			mv "$tap_dir/tsan/lib-host-$source.o" "$tap_dir/tsan/$source-$name.o"
+		done
 	done
 	wait $! || return 1
 	# shellcheck disable=SC2086
