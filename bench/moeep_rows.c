@@ -16,6 +16,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include <moeep/moeep.h>
 
@@ -24,7 +27,7 @@
 #define MAX_TOPK  64
 
 static int tokens, hidden = 7168, topk = 8, experts = 256, iters, warmup = 3, symmetric, ll, json,
-		   copy;
+		   bandwidth;
 static int rank, ranks;
 static moeep_comm_t *comm;
 static moeep_buffer_t *buffer;
@@ -240,8 +243,37 @@ static bool check(int route)
 
 static double now_us(void);
 
-/* What a copy of rows from memory to memory reaches while all ranks copy: the yardstick. */
-static void measure_copy(void)
+static void copy_rows(size_t bytes)
+{
+	memcpy(out, x, bytes);
+}
+
+static void read_rows(size_t bytes)
+{
+	const uint64_t *words = (const uint64_t *)(const void *)x;
+	uint64_t all = 0;
+
+	for (size_t i = 0; i < bytes / sizeof(*words); i++) {
+		all |= words[i];
+	}
+	*(volatile uint64_t *)(void *)out = all;
+}
+
+/* Past the caches, as rows are written that fill more than those. */
+static void write_rows(size_t bytes)
+{
+#ifdef __SSE2__
+	for (size_t i = 0; i < bytes; i += 16) {
+		_mm_stream_si128((__m128i *)(void *)((char *)out + i), _mm_set1_epi8((char)i));
+	}
+	_mm_sfence();
+#else
+	memset(out, 1, bytes);
+#endif
+}
+
+/* What memory gives while all ranks ask for it: the yardstick. */
+static void measure_memory(const char *name, void (*pass)(size_t bytes))
 {
 	size_t bytes = (size_t)tokens * (size_t)hidden * 2;
 	double best = 0;
@@ -253,7 +285,7 @@ static void measure_copy(void)
 
 		MPI_Barrier(MPI_COMM_WORLD);
 		start = now_us();
-		memcpy(out, x, bytes);
+		pass(bytes);
 		/* Until all are done: ranks that share a processor take turns. */
 		MPI_Barrier(MPI_COMM_WORLD);
 		seconds = (now_us() - start) * 1e-6;
@@ -261,8 +293,8 @@ static void measure_copy(void)
 		best = (double)bytes * ranks / all > best ? (double)bytes * ranks / all : best;
 	}
 	if (rank == 0) {
-		printf("memcpy of %zu MB on each of %d ranks at once: %.1f GB/s copied in all\n",
-		       bytes / 1000000, ranks, best / 1e9);
+		printf("%d ranks at once, %zu MB each, %s: %.1f GB/s\n", ranks, bytes / 1000000,
+		       name, best / 1e9);
 	}
 }
 
@@ -284,7 +316,7 @@ static int by_value(const void *a, const void *b)
 static void parse(int argc, char **argv)
 {
 	int *values[] = {&tokens, &hidden, &topk,      &experts, &iters,
-			 &warmup, &ll,	   &symmetric, &json,	 &copy};
+			 &warmup, &ll,	   &symmetric, &json,	 &bandwidth};
 	const struct option options[] = {
 		{"tokens", 1, 0, 0},
 		{"hidden", 1, 0, 0},
@@ -295,7 +327,7 @@ static void parse(int argc, char **argv)
 		{"mode", 1, 0, 0},
 		{"symmetric", 0, 0, 0},
 		{"json", 0, 0, 0},
-		{"copy", 0, 0, 0},
+		{"bandwidth", 0, 0, 0},
 		{0},
 	};
 	int index;
@@ -324,10 +356,12 @@ int main(int argc, char **argv)
 	MPI_Comm_size(MPI_COMM_WORLD, &ranks);
 	parse(argc, argv);
 	setup();
-	if (copy) {
-		measure_copy();
+	if (bandwidth) {
+		measure_memory("memcpy", copy_rows);
+		measure_memory("read", read_rows);
+		measure_memory("written past the caches", write_rows);
 	}
-	calls = copy ? 0 : warmup + iters;
+	calls = bandwidth ? 0 : warmup + iters;
 	for (int i = 0; i < calls; i++) {
 		double start;
 
@@ -346,7 +380,7 @@ int main(int argc, char **argv)
 	}
 	MPI_Allreduce(MPI_IN_PLACE, &good, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
 	MPI_Allreduce(MPI_IN_PLACE, us, 3 * MAX_CALLS, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-	for (int o = 0; rank == 0 && o < 3 && !copy; o++) {
+	for (int o = 0; rank == 0 && o < 3 && !bandwidth; o++) {
 		double *v = us[o] + warmup;
 
 		qsort(v, (size_t)iters, sizeof(*v), by_value);
