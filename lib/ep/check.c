@@ -5,18 +5,20 @@
 #include "core/error.h"
 #include "ep/check.h"
 
-int moeep_check_call(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
-		     bool needs_handle, uint32_t mode)
+static int check_call(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+		      const struct moeep_operation *operation)
 {
+	uint32_t mode = operation->mode;
+
 	if (!buffer) {
 		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL");
 	}
-	if (!(buffer->geo.config.modes & mode)) {
+	if (mode != 0 && !(buffer->geo.config.modes & mode)) {
 		return moeep_fail(MOEEP_ERR_STATE, "the buffer's modes are 0x%x, without 0x%x (%s)",
 				  buffer->geo.config.modes, mode,
 				  mode == MOEEP_MODE_HT ? "high throughput" : "low latency");
 	}
-	if (!needs_handle) {
+	if (!operation->needs_handle) {
 		return MOEEP_OK;
 	}
 	if (!handle) {
@@ -33,80 +35,102 @@ int moeep_check_call(const struct moeep_buffer *buffer, const struct moeep_handl
 	return MOEEP_OK;
 }
 
-int moeep_check_range(const char *name, int64_t value, int64_t low, int64_t high)
+int moeep_operation_call(const struct moeep_operation *operation, struct moeep_buffer *buffer,
+			 struct moeep_handle *handle, const void *args,
+			 const moeep_launch_t *launch)
 {
-	if (value < low || value > high) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s is %lld, not %lld to %lld", name,
-				  (long long)value, (long long)low, (long long)high);
+	_Alignas(16) unsigned char own[MOEEP_TASK_ARGS];
+	moeep_launch_t own_launch;
+	int rc = check_call(buffer, handle, operation);
+
+	if (rc == MOEEP_OK) {
+		rc = moeep_struct_in("args", args, own, operation->args_size);
 	}
-	return MOEEP_OK;
+	if (rc == MOEEP_OK) {
+		rc = operation->check(buffer, handle, own);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_launch_check(launch, &own_launch);
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_stream_submit(buffer, handle, &own_launch, operation->run, own,
+					 operation->args_size);
+	}
+	return rc;
 }
 
-int moeep_check_dtype(const char *name, int32_t *dtype, int32_t default_dtype, uint32_t allowed)
+void moeep_check_range(int *rc, const char *name, int64_t value, int64_t low, int64_t high)
+{
+	if (*rc == MOEEP_OK && (value < low || value > high)) {
+		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s is %lld, not %lld to %lld", name,
+				 (long long)value, (long long)low, (long long)high);
+	}
+}
+
+void moeep_check_dtype(int *rc, const char *name, int32_t *dtype, int32_t default_dtype,
+		       uint32_t allowed)
 {
 	if (*dtype == MOEEP_DTYPE_DEFAULT) {
 		*dtype = default_dtype;
 	}
-	if (*dtype < 0 || *dtype > 31 || !(allowed & MOEEP_DTYPE_BIT(*dtype))) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s is %d (%s), which this call does not take",
-				  name, *dtype, moeep_dtype_name(*dtype));
+	if (*rc == MOEEP_OK &&
+	    (*dtype < 0 || *dtype > 31 || !(allowed & MOEEP_DTYPE_BIT(*dtype)))) {
+		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s is %d (%s), which this call does not take",
+				 name, *dtype, moeep_dtype_name(*dtype));
 	}
-	return MOEEP_OK;
 }
 
-int moeep_check_row(const struct moeep_buffer *buffer, int32_t dtype)
+void moeep_check_row(int *rc, const struct moeep_buffer *buffer, int32_t dtype)
 {
 	uint64_t bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(dtype);
 
-	if (bytes % 16 != 0 || bytes > buffer->geo.row_bytes) {
-		return moeep_fail(
+	if (*rc == MOEEP_OK && (bytes % 16 != 0 || bytes > buffer->geo.row_bytes)) {
+		*rc = moeep_fail(
 			MOEEP_ERR_INVALID,
 			"dtype is %s: %lld elements are %llu bytes, not a multiple of 16 up to "
 			"the buffer's %llu",
 			moeep_dtype_name(dtype), (long long)buffer->geo.config.hidden,
 			(unsigned long long)bytes, (unsigned long long)buffer->geo.row_bytes);
 	}
-	return MOEEP_OK;
 }
 
-int moeep_check_flags(const char *name, uint32_t flags, uint32_t known)
+void moeep_check_flags(int *rc, const char *name, uint32_t flags, uint32_t known)
 {
-	if ((flags & ~known) != 0) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s is 0x%x; known are 0x%x", name, flags,
-				  known);
+	if (*rc == MOEEP_OK && (flags & ~known) != 0) {
+		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s is 0x%x; known are 0x%x", name, flags,
+				 known);
 	}
-	return MOEEP_OK;
 }
 
-int moeep_check_pointer(const char *name, const void *pointer, const char *what, int64_t count)
+void moeep_check_pointer(int *rc, const char *name, const void *pointer, const char *what,
+			 int64_t count)
 {
-	if (!pointer && count > 0) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s is NULL with %s %lld", name, what,
-				  (long long)count);
+	if (*rc == MOEEP_OK && !pointer && count > 0) {
+		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s is NULL with %s %lld", name, what,
+				 (long long)count);
 	}
-	return MOEEP_OK;
 }
 
-int moeep_check_aligned(const char *name, const void *rows)
+void moeep_check_aligned(int *rc, const char *name, const void *rows)
 {
-	if ((uintptr_t)rows % 16 != 0) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s is %p, which is not aligned to 16 bytes",
-				  name, rows);
+	if (*rc == MOEEP_OK && (uintptr_t)rows % 16 != 0) {
+		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s is %p, which is not aligned to 16 bytes",
+				 name, rows);
 	}
-	return MOEEP_OK;
 }
 
-int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count,
-		       int64_t rows)
+void moeep_check_scales(int *rc, const char *name, int32_t layout, int64_t stride, int32_t count,
+			int64_t rows)
 {
 	int64_t least = layout == MOEEP_SCALES_COLUMN_MAJOR ? rows : count;
 
+	if (*rc != MOEEP_OK) {
+		return;
+	}
 	if (layout != MOEEP_SCALES_ROW_MAJOR && layout != MOEEP_SCALES_COLUMN_MAJOR) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s_layout is %d", name, layout);
+		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s_layout is %d", name, layout);
+	} else if (stride != 0 && stride < least) {
+		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s_stride is %lld, less than %lld", name,
+				 (long long)stride, (long long)least);
 	}
-	if (stride != 0 && stride < least) {
-		return moeep_fail(MOEEP_ERR_INVALID, "%s_stride is %lld, less than %lld", name,
-				  (long long)stride, (long long)least);
-	}
-	return MOEEP_OK;
 }

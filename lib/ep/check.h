@@ -5,29 +5,46 @@
 
 #include "ep/buffer.h"
 
-/* Arguments of a call that are not in its structure. handle may be NULL if it needs none. */
-int moeep_check_call(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
-		     bool needs_handle, uint32_t mode);
+/* A public call of an operation, with its argument structure of args_size bytes. */
+struct moeep_operation {
+	uint32_t mode; /* that buffer and handle need; 0: any */
+	bool needs_handle;
+	size_t args_size;
+	/* Fills defaults into args and says what is wrong with them, if anything. */
+	int (*check)(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+		     void *args);
+	int (*run)(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args);
+};
 
-/* `value` is low to high, or the detail names the field. */
-int moeep_check_range(const char *name, int64_t value, int64_t low, int64_t high);
+/* Check everything, and run it where the launch says. */
+int moeep_operation_call(const struct moeep_operation *operation, struct moeep_buffer *buffer,
+			 struct moeep_handle *handle, const void *args,
+			 const moeep_launch_t *launch);
+
+/*
+ * Checks of arguments come in rows: *rc keeps the first one's failure, and the detail names the
+ * argument and its value. Where *rc is a failure already they do nothing.
+ */
+void moeep_check_range(int *rc, const char *name, int64_t value, int64_t low, int64_t high);
 
 /* Set a zero dtype to its default; it must be in the mask of 1u << dtype. */
-int moeep_check_dtype(const char *name, int32_t *dtype, int32_t default_dtype, uint32_t allowed);
+void moeep_check_dtype(int *rc, const char *name, int32_t *dtype, int32_t default_dtype,
+		       uint32_t allowed);
 
 /* Rows of this dtype fit the buffer's and are a multiple of 16 bytes. */
-int moeep_check_row(const struct moeep_buffer *buffer, int32_t dtype);
+void moeep_check_row(int *rc, const struct moeep_buffer *buffer, int32_t dtype);
 
-int moeep_check_flags(const char *name, uint32_t flags, uint32_t known);
+void moeep_check_flags(int *rc, const char *name, uint32_t flags, uint32_t known);
 
 /* Pointers that are needed: `what` is the count that needs it. */
-int moeep_check_pointer(const char *name, const void *pointer, const char *what, int64_t count);
+void moeep_check_pointer(int *rc, const char *name, const void *pointer, const char *what,
+			 int64_t count);
 
 /* Rows are aligned to 16 bytes; NULL is. */
-int moeep_check_aligned(const char *name, const void *rows);
+void moeep_check_aligned(int *rc, const char *name, const void *rows);
 
-int moeep_check_scales(const char *name, int32_t layout, int64_t stride, int32_t count,
-		       int64_t rows);
+void moeep_check_scales(int *rc, const char *name, int32_t layout, int64_t stride, int32_t count,
+			int64_t rows);
 
 #define MOEEP_DTYPE_BIT(dtype) (1u << (dtype))
 #define MOEEP_DTYPES_INDEX     (MOEEP_DTYPE_BIT(MOEEP_INT32) | MOEEP_DTYPE_BIT(MOEEP_INT64))

@@ -52,7 +52,7 @@ int moeep_expert_range(int num_experts, int num_ranks, int rank, int *first, int
 static int config_fill(moeep_buffer_config_t *config, const struct moeep_settings *settings,
 		       int num_ranks)
 {
-	int rc;
+	int rc = MOEEP_OK;
 
 	DEFAULT_TO(config->modes, MOEEP_MODE_HT | MOEEP_MODE_LL);
 	DEFAULT_TO(config->max_topk, 8);
@@ -69,48 +69,20 @@ static int config_fill(moeep_buffer_config_t *config, const struct moeep_setting
 	if (settings->ht_chunks != 0) {
 		config->ht_chunks = settings->ht_chunks;
 	}
-	if ((config->modes & ~(MOEEP_MODE_HT | MOEEP_MODE_LL)) != 0) {
-		return moeep_fail(MOEEP_ERR_INVALID, "config.modes is 0x%x; known are 0x%x",
-				  config->modes, MOEEP_MODE_HT | MOEEP_MODE_LL);
-	}
-	rc = moeep_check_range("config.num_experts", config->num_experts, 1, MAX_EXPERTS);
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.max_topk", config->max_topk, 1, MOEEP_MAX_TOPK);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.dtype", config->dtype, MOEEP_BF16, MOEEP_INT8);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.hidden", config->hidden, 1, MAX_HIDDEN);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.ht_max_tokens", config->ht_max_tokens, 1,
-				       MAX_HT_TOKENS);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.ll_max_tokens", config->ll_max_tokens, 1,
-				       MAX_LL_TOKENS);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.ll_capacity", config->ll_capacity, 1, INT32_MAX);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.max_scales", config->max_scales, 1, MAX_HIDDEN);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.ll_combine_slots", config->ll_combine_slots, 0,
-				       MOEEP_SLOTS);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.num_sms", config->num_sms, 0, INT32_MAX);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.ht_chunk_bytes", config->ht_chunk_bytes, 16,
-				       INT64_C(1) << 30);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("config.ht_chunks", config->ht_chunks, 2, MAX_CHUNKS);
-	}
+	moeep_check_flags(&rc, "config.modes", config->modes, MOEEP_MODE_HT | MOEEP_MODE_LL);
+	moeep_check_range(&rc, "config.num_experts", config->num_experts, 1, MAX_EXPERTS);
+	moeep_check_range(&rc, "config.max_topk", config->max_topk, 1, MOEEP_MAX_TOPK);
+	moeep_check_range(&rc, "config.dtype", config->dtype, MOEEP_BF16, MOEEP_INT8);
+	moeep_check_range(&rc, "config.hidden", config->hidden, 1, MAX_HIDDEN);
+	moeep_check_range(&rc, "config.ht_max_tokens", config->ht_max_tokens, 1, MAX_HT_TOKENS);
+	moeep_check_range(&rc, "config.ll_max_tokens", config->ll_max_tokens, 1, MAX_LL_TOKENS);
+	moeep_check_range(&rc, "config.ll_capacity", config->ll_capacity, 1, INT32_MAX);
+	moeep_check_range(&rc, "config.max_scales", config->max_scales, 1, MAX_HIDDEN);
+	moeep_check_range(&rc, "config.ll_combine_slots", config->ll_combine_slots, 0, MOEEP_SLOTS);
+	moeep_check_range(&rc, "config.num_sms", config->num_sms, 0, INT32_MAX);
+	moeep_check_range(&rc, "config.ht_chunk_bytes", config->ht_chunk_bytes, 16,
+			  INT64_C(1) << 30);
+	moeep_check_range(&rc, "config.ht_chunks", config->ht_chunks, 2, MAX_CHUNKS);
 	if (rc == MOEEP_OK && config->partial_dtype != 0 && config->partial_dtype != MOEEP_FP32) {
 		rc = moeep_fail(MOEEP_ERR_INVALID, "config.partial_dtype is %d, not 0 or %d (fp32)",
 				config->partial_dtype, MOEEP_FP32);
@@ -127,10 +99,7 @@ static int config_fill(moeep_buffer_config_t *config, const struct moeep_setting
 				"config.initial_epoch is 0x%llx, more than 40 bits",
 				(unsigned long long)config->initial_epoch);
 	}
-	if (rc == MOEEP_OK && config->reserved0 != 0) {
-		rc = moeep_fail(MOEEP_ERR_INVALID, "config.reserved0 is %d, not 0",
-				config->reserved0);
-	}
+	moeep_check_range(&rc, "config.reserved0", config->reserved0, 0, 0);
 	return rc;
 }
 

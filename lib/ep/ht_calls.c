@@ -18,141 +18,97 @@ static_assert(sizeof(moeep_combine_args_t) <= MOEEP_TASK_ARGS, "a task holds the
 	(MOEEP_DISPATCH_CACHED | MOEEP_DISPATCH_COUNTS_ONLY | MOEEP_DISPATCH_ZERO_PADDING |        \
 	 MOEEP_DISPATCH_FILL_TAIL)
 
-static int check_dispatch_scales(const struct moeep_buffer *buffer, moeep_dispatch_args_t *args)
-{
-	int rc = MOEEP_OK;
-
-	if (args->scales || args->recv_scales) {
-		rc = moeep_check_dtype("scale_dtype", &args->scale_dtype, MOEEP_FP32,
-				       MOEEP_DTYPES_SCALE);
-	}
-	if (rc == MOEEP_OK && args->scales) {
-		rc = moeep_check_range("scale_count", args->scale_count, 1,
-				       buffer->geo.config.max_scales);
-	}
-	if (rc == MOEEP_OK && args->recv_scales) {
-		rc = moeep_check_scales("recv_scale", args->recv_scale_layout,
-					args->recv_scale_stride, args->scale_count, args->capacity);
-	}
-	return rc;
-}
-
 /* What can be said without the routing; the rest is checked when the operation has its turn. */
 static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
-			  moeep_dispatch_args_t *args)
+			  void *args_void)
 {
+	moeep_dispatch_args_t *args = args_void;
+	const moeep_buffer_config_t *config = &buffer->geo.config;
 	bool cached = (args->flags & MOEEP_DISPATCH_CACHED) != 0;
+	bool counts_only = (args->flags & MOEEP_DISPATCH_COUNTS_ONLY) != 0;
 	int64_t most = handle->config.max_tokens;
-	int rc = moeep_check_flags("flags", args->flags, DISPATCH_FLAGS);
+	int rc = MOEEP_OK;
 
-	if (rc == MOEEP_OK && cached && (args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
+	most = most < config->ht_max_tokens ? most : config->ht_max_tokens;
+	moeep_check_flags(&rc, "flags", args->flags, DISPATCH_FLAGS);
+	if (rc == MOEEP_OK && cached && counts_only) {
 		rc = moeep_fail(
 			MOEEP_ERR_INVALID,
 			"flags has both MOEEP_DISPATCH_CACHED and MOEEP_DISPATCH_COUNTS_ONLY");
 	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_dtype("dtype", &args->dtype, MOEEP_BF16, MOEEP_DTYPES_ROW);
+	moeep_check_dtype(&rc, "dtype", &args->dtype, MOEEP_BF16, MOEEP_DTYPES_ROW);
+	moeep_check_row(&rc, buffer, args->dtype);
+	moeep_check_dtype(&rc, "topk_dtype", &args->topk_dtype, MOEEP_INT64, MOEEP_DTYPES_INDEX);
+	moeep_check_range(&rc, "num_tokens", args->num_tokens, 0, most);
+	moeep_check_range(&rc, "topk", args->topk, 0, config->max_topk);
+	moeep_check_range(&rc, "row_layout", args->row_layout, 0, MOEEP_ROWS_EXPERT_MAJOR);
+	moeep_check_range(&rc, "expert_alignment", args->expert_alignment, 0, 1 << 20);
+	moeep_check_range(&rc, "capacity", args->capacity, 0, INT64_C(1) << 40);
+	if (!cached) {
+		moeep_check_pointer(&rc, "topk_idx", args->topk_idx, "num_tokens",
+				    args->num_tokens);
 	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_row(buffer, args->dtype);
+	if (!cached && !counts_only) {
+		moeep_check_pointer(&rc, "x", args->x, "num_tokens", args->num_tokens);
 	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_dtype("topk_dtype", &args->topk_dtype, MOEEP_INT64,
-				       MOEEP_DTYPES_INDEX);
+	moeep_check_aligned(&rc, "x", args->x);
+	moeep_check_aligned(&rc, "recv_x", args->recv_x);
+	if (args->scales || args->recv_scales) {
+		moeep_check_dtype(&rc, "scale_dtype", &args->scale_dtype, MOEEP_FP32,
+				  MOEEP_DTYPES_SCALE);
 	}
-	if (rc == MOEEP_OK) {
-		if (most > buffer->geo.config.ht_max_tokens) {
-			most = buffer->geo.config.ht_max_tokens;
-		}
-		rc = moeep_check_range("num_tokens", args->num_tokens, 0, most);
+	if (args->scales) {
+		moeep_check_range(&rc, "scale_count", args->scale_count, 1, config->max_scales);
 	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("topk", args->topk, 0, buffer->geo.config.max_topk);
+	if (args->recv_scales) {
+		moeep_check_scales(&rc, "recv_scale", args->recv_scale_layout,
+				   args->recv_scale_stride, args->scale_count, args->capacity);
 	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("row_layout", args->row_layout, 0, MOEEP_ROWS_EXPERT_MAJOR);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("expert_alignment", args->expert_alignment, 0, 1 << 20);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("capacity", args->capacity, 0, INT64_C(1) << 40);
-	}
-	if (rc == MOEEP_OK && !cached) {
-		rc = moeep_check_pointer("topk_idx", args->topk_idx, "num_tokens",
-					 args->num_tokens);
-	}
-	if (rc == MOEEP_OK && !cached && !(args->flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
-		rc = moeep_check_pointer("x", args->x, "num_tokens", args->num_tokens);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_aligned("x", args->x);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_aligned("recv_x", args->recv_x);
-	}
-	return rc == MOEEP_OK ? check_dispatch_scales(buffer, args) : rc;
+	return rc;
 }
 
 int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
-		   const moeep_dispatch_args_t *user_args, const moeep_launch_t *user_launch)
+		   const moeep_dispatch_args_t *args, const moeep_launch_t *launch)
 {
-	moeep_dispatch_args_t args;
-	moeep_launch_t launch;
-	int rc = moeep_check_call(buffer, handle, true, MOEEP_MODE_HT);
+	static const struct moeep_operation operation = {
+		.mode = MOEEP_MODE_HT,
+		.needs_handle = true,
+		.args_size = sizeof(*args),
+		.check = check_dispatch,
+		.run = moeep_host_dispatch,
+	};
 
-	if (rc == MOEEP_OK) {
-		rc = moeep_struct_in("args", user_args, &args, sizeof(args));
-	}
-	if (rc == MOEEP_OK) {
-		rc = check_dispatch(buffer, handle, &args);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_launch_check(user_launch, &launch);
-	}
-	if (rc != MOEEP_OK) {
-		return rc;
-	}
-	return moeep_stream_submit(buffer, handle, &launch, moeep_host_dispatch, &args,
-				   sizeof(args));
+	return moeep_operation_call(&operation, buffer, handle, args, launch);
 }
 
-int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
-		  const moeep_combine_args_t *user_args, const moeep_launch_t *user_launch)
+static int check_combine(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+			 void *args_void)
 {
-	moeep_combine_args_t args;
-	moeep_launch_t launch;
-	int rc = moeep_check_call(buffer, handle, true, MOEEP_MODE_HT);
+	moeep_combine_args_t *args = args_void;
+	int rc = MOEEP_OK;
 
-	if (rc == MOEEP_OK) {
-		rc = moeep_struct_in("args", user_args, &args, sizeof(args));
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_flags("flags", args.flags, MOEEP_COMBINE_WEIGHTED);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_dtype("dtype", &args.dtype, MOEEP_BF16, MOEEP_DTYPES_SUM);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_row(buffer, args.dtype);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_aligned("x", args.x);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_aligned("out", args.out);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_aligned("bias", args.bias);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_launch_check(user_launch, &launch);
-	}
-	if (rc != MOEEP_OK) {
-		return rc;
-	}
-	return moeep_stream_submit(buffer, handle, &launch, moeep_host_combine, &args,
-				   sizeof(args));
+	(void)handle;
+	moeep_check_flags(&rc, "flags", args->flags, MOEEP_COMBINE_WEIGHTED);
+	moeep_check_dtype(&rc, "dtype", &args->dtype, MOEEP_BF16, MOEEP_DTYPES_SUM);
+	moeep_check_row(&rc, buffer, args->dtype);
+	moeep_check_aligned(&rc, "x", args->x);
+	moeep_check_aligned(&rc, "out", args->out);
+	moeep_check_aligned(&rc, "bias", args->bias);
+	return rc;
+}
+
+int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle, const moeep_combine_args_t *args,
+		  const moeep_launch_t *launch)
+{
+	static const struct moeep_operation operation = {
+		.mode = MOEEP_MODE_HT,
+		.needs_handle = true,
+		.args_size = sizeof(*args),
+		.check = check_combine,
+		.run = moeep_host_combine,
+	};
+
+	return moeep_operation_call(&operation, buffer, handle, args, launch);
 }
 
 static int run_layout(struct moeep_buffer *buffer, struct moeep_handle *handle,
@@ -215,36 +171,29 @@ static int run_layout(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	return MOEEP_OK;
 }
 
-int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *user_args,
-		 const moeep_launch_t *user_launch)
+static int check_layout(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+			void *args_void)
 {
-	moeep_layout_args_t args;
-	moeep_launch_t launch;
-	int rc;
+	moeep_layout_args_t *args = args_void;
+	int rc = MOEEP_OK;
 
-	if (!buffer) {
-		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL");
-	}
-	rc = moeep_struct_in("args", user_args, &args, sizeof(args));
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_dtype("topk_dtype", &args.topk_dtype, MOEEP_INT64,
-				       MOEEP_DTYPES_INDEX);
-	}
-	if (rc == MOEEP_OK) {
-		args.topk = args.topk ? args.topk : buffer->geo.config.max_topk;
-		rc = moeep_check_range("topk", args.topk, 1, buffer->geo.config.max_topk);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_range("num_tokens", args.num_tokens, 0, INT32_MAX);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_check_pointer("topk_idx", args.topk_idx, "num_tokens", args.num_tokens);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_launch_check(user_launch, &launch);
-	}
-	if (rc != MOEEP_OK) {
-		return rc;
-	}
-	return moeep_stream_submit(buffer, NULL, &launch, run_layout, &args, sizeof(args));
+	(void)handle;
+	args->topk = args->topk ? args->topk : buffer->geo.config.max_topk;
+	moeep_check_dtype(&rc, "topk_dtype", &args->topk_dtype, MOEEP_INT64, MOEEP_DTYPES_INDEX);
+	moeep_check_range(&rc, "topk", args->topk, 1, buffer->geo.config.max_topk);
+	moeep_check_range(&rc, "num_tokens", args->num_tokens, 0, INT32_MAX);
+	moeep_check_pointer(&rc, "topk_idx", args->topk_idx, "num_tokens", args->num_tokens);
+	return rc;
+}
+
+int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *args,
+		 const moeep_launch_t *launch)
+{
+	static const struct moeep_operation operation = {
+		.args_size = sizeof(*args),
+		.check = check_layout,
+		.run = run_layout,
+	};
+
+	return moeep_operation_call(&operation, buffer, NULL, args, launch);
 }

@@ -35,9 +35,5 @@ const int32_t *moeep_ht_tokens_per_expert(const struct moeep_ht_op *op, int rank
 /* Host implementations of the public calls, with checked arguments; run by the buffer's stream. */
 int moeep_host_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args);
 int moeep_host_combine(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args);
-int moeep_host_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle,
-			   const void *args);
-int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
-			  const void *args);
 
 #endif

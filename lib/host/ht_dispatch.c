@@ -144,7 +144,7 @@ static int prepare(struct moeep_ht_dispatch *d, struct moeep_ht_entry *entry)
 	struct moeep_handle *handle = d->op.handle;
 	const moeep_dispatch_args_t *args = d->args;
 	bool cached = (args->flags & MOEEP_DISPATCH_CACHED) != 0;
-	int rc;
+	int rc = MOEEP_OK;
 
 	if (cached) {
 		if (handle->kind != MOEEP_ROUTE_HT) {
@@ -194,8 +194,8 @@ static int prepare(struct moeep_ht_dispatch *d, struct moeep_ht_entry *entry)
 
 	if (args->scales) {
 		/* Of a cached routing the call did not know the tokens. */
-		rc = moeep_check_scales("scale", args->scale_layout, args->scale_stride,
-					args->scale_count, d->num_tokens);
+		moeep_check_scales(&rc, "scale", args->scale_layout, args->scale_stride,
+				   args->scale_count, d->num_tokens);
 		if (rc != MOEEP_OK) {
 			return rc;
 		}

@@ -45,6 +45,12 @@ int32_t *moeep_ll_ranges(struct moeep_ll_entry *entry);
 char *moeep_ll_partial(const struct moeep_buffer *buffer, struct moeep_ll_entry *entry, int rank,
 		       int64_t index, uint64_t row_bytes);
 
+/* Host implementations of the public calls, with checked arguments; run by the buffer's stream. */
+int moeep_host_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle,
+			   const void *args);
+int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
+			  const void *args);
+
 /* The dtype that a quantisation makes of dtype. */
 int32_t moeep_ll_wire_dtype(int32_t dtype, int32_t quant);
 

@@ -281,7 +281,7 @@ int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 
 	/* Of both phases before either: a SEND cannot be taken back. */
 	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_SEND) {
-		rc = moeep_check_pointer("out", args->out, "num_tokens", handle->num_tokens);
+		moeep_check_pointer(&rc, "out", args->out, "num_tokens", handle->num_tokens);
 	}
 	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_RECV) {
 		rc = send_phase(buffer, handle, args);
