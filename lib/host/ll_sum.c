@@ -26,6 +26,7 @@ struct combine {
 	int32_t partial;
 	uint64_t row_bytes;
 	uint64_t partial_bytes;
+	bool stream;		  /* out would not stay in the caches beside all that is read */
 	struct moeep_ll_rows own; /* this rank's, if not staged */
 };
 
@@ -66,8 +67,10 @@ static void token_sum(struct combine *c, int64_t token, struct moeep_row_sum *ou
 				      handle->topk, ranks);
 	struct moeep_sum *sum = &out->sum;
 
-	*sum = (struct moeep_sum){
-		.terms = out->terms, .group_dtype = c->partial, .out_dtype = c->dtype};
+	*sum = (struct moeep_sum){.terms = out->terms,
+				  .group_dtype = c->partial,
+				  .out_dtype = c->dtype,
+				  .stream = c->stream};
 	for (int i = 0; i < count; i++) {
 		struct moeep_ll_entry *entry = moeep_ll_cslot(c->buffer, ranks[i], c->epoch);
 
@@ -187,6 +190,8 @@ int moeep_ll_sum_rows(struct moeep_buffer *buffer, struct moeep_handle *handle,
 
 	c.partial = moeep_ll_partial_dtype(buffer, c.dtype);
 	c.row_bytes = hidden * moeep_dtype_size(c.dtype);
+	c.stream = moeep_buffer_streams(buffer, (uint64_t)handle->num_tokens *
+							(uint64_t)handle->topk * c.row_bytes / 2);
 	c.partial_bytes = hidden * moeep_dtype_size(c.partial);
 	moeep_ll_open_rows(handle, args, &c.own);
 	rc = open_entries(&c, lost_at);
