@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bootstrap/hub.h - the serving side of a rendezvous. hub.c moves bytes, exchange.c decides what
- * they mean. All of it runs on the hub's own thread, moeep_hub_close() apart.
+ * bootstrap/hub.h - the serving side of a rendezvous. hub.c and conn.c move bytes, exchange.c
+ * decides what they mean. All of it runs on the hub's own thread, moeep_hub_close() apart.
  */
 #ifndef MOEEP_BOOTSTRAP_HUB_H
 #define MOEEP_BOOTSTRAP_HUB_H
@@ -25,8 +25,7 @@ struct moeep_hub_message {
 	size_t head_bytes;
 	size_t done; /* of head and blob together */
 	struct moeep_hub_blob *blob;
-	unsigned char head[sizeof(struct moeep_boot_header) +
-			   sizeof(struct moeep_boot_failure)];
+	unsigned char head[sizeof(struct moeep_boot_header) + sizeof(struct moeep_boot_failure)];
 };
 
 enum moeep_hub_stage {
@@ -114,6 +113,9 @@ void moeep_hub_run(struct moeep_hub *hub);
 void moeep_hub_close(struct moeep_hub *hub, int64_t deadline);
 /* What hub.c allocated. */
 void moeep_hub_release(struct moeep_hub *hub);
+
+/* conn.c */
+
 /*
  * Queue a message. If there is no memory for it, the connection is given up: its rank then knows at
  * least that something is wrong.
@@ -121,6 +123,12 @@ void moeep_hub_release(struct moeep_hub *hub);
 void moeep_hub_send(struct moeep_hub_conn *conn, int type, const void *body, size_t body_bytes,
 		    struct moeep_hub_blob *blob);
 void moeep_hub_blob_put(struct moeep_hub_blob *blob);
+/* As much as the socket takes. */
+void moeep_hub_conn_write(struct moeep_hub_conn *conn);
+/* What has come, up to a turn's limit; whole messages are acted on. */
+void moeep_hub_conn_read(struct moeep_hub *hub, struct moeep_hub_conn *conn);
+/* Closes the socket. */
+void moeep_hub_conn_free(struct moeep_hub_conn *conn);
 
 /* exchange.c */
 
