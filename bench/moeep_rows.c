@@ -241,7 +241,13 @@ static bool check(int route)
 	return true;
 }
 
-static double now_us(void);
+static double now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec * 1e-3;
+}
 
 static void copy_rows(size_t bytes)
 {
@@ -296,14 +302,6 @@ static void measure_memory(const char *name, void (*pass)(size_t bytes))
 		printf("%d ranks at once, %zu MB each, %s: %.1f GB/s\n", ranks, bytes / 1000000,
 		       name, best / 1e9);
 	}
-}
-
-static double now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec * 1e-3;
 }
 
 static int by_value(const void *a, const void *b)

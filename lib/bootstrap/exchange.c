@@ -12,11 +12,6 @@
 #include "bootstrap/hub.h"
 #include "bootstrap/socket.h"
 
-static int64_t earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
-
 static void failure_set(struct moeep_boot_failure *failure, uint64_t round, int result, int lost,
 			const char *format, va_list args) __attribute__((format(printf, 5, 0)));
 
@@ -235,7 +230,8 @@ void moeep_hub_join(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 	conn->rank = join->rank;
 	hub->joined++;
 	hub->here++;
-	hub->join_deadline = earlier(hub->join_deadline, moeep_socket_deadline(join->timeout_ms));
+	hub->join_deadline =
+		moeep_socket_earlier(hub->join_deadline, moeep_socket_deadline(join->timeout_ms));
 	if (hub->joined == hub->num_ranks) {
 		host_update(hub, true);
 	}
@@ -294,8 +290,8 @@ bool moeep_hub_gather(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 			return true;
 		}
 	}
-	hub->round_deadline =
-		earlier(hub->round_deadline, moeep_socket_deadline(gather->timeout_ms));
+	hub->round_deadline = moeep_socket_earlier(hub->round_deadline,
+						   moeep_socket_deadline(gather->timeout_ms));
 	if (gather->bytes == hub->round_bytes) {
 		conn->blob_into =
 			hub->round_blob->data + (size_t)conn->rank * (size_t)gather->bytes;

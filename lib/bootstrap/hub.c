@@ -173,18 +173,13 @@ static int64_t hub_expire_strangers(struct moeep_hub *hub, int64_t now)
 	return next;
 }
 
-static int64_t earlier(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
-}
-
 /* Sleep until a socket is ready or the time has come. */
 static void hub_poll(struct moeep_hub *hub, int64_t now, int64_t deadline)
 {
 	bool paused = now < hub->accept_pause;
 
 	if (paused) {
-		deadline = earlier(deadline, hub->accept_pause);
+		deadline = moeep_socket_earlier(deadline, hub->accept_pause);
 	}
 	hub->polls[0] = (struct pollfd){.fd = hub->event_fd, .events = POLLIN};
 	hub->polls[1] = (struct pollfd){.fd = paused ? -1 : hub->listen_fd, .events = POLLIN};
@@ -218,14 +213,15 @@ void moeep_hub_run(struct moeep_hub *hub)
 	for (;;) {
 		int64_t deadline;
 
-		deadline = earlier(moeep_hub_expire(hub, now), hub_expire_strangers(hub, now));
+		deadline = moeep_socket_earlier(moeep_hub_expire(hub, now),
+						hub_expire_strangers(hub, now));
 		hub_write_all(hub);
 		/* Pairs with the release in moeep_hub_close(): closing_deadline is set. */
 		if (atomic_load_explicit(&hub->closing, memory_order_acquire)) {
 			if (hub->here == 0 || now >= hub->closing_deadline) {
 				break;
 			}
-			deadline = earlier(deadline, hub->closing_deadline);
+			deadline = moeep_socket_earlier(deadline, hub->closing_deadline);
 		}
 		hub_poll(hub, now, deadline);
 		now = moeep_socket_now();

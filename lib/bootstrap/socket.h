@@ -26,6 +26,11 @@ struct moeep_socket_address {
 int64_t moeep_socket_now(void);
 /* The time in timeout_ms from now; MOEEP_TIMEOUT_NONE gives MOEEP_SOCKET_NO_DEADLINE. */
 int64_t moeep_socket_deadline(uint32_t timeout_ms);
+/* The one of two deadlines that comes first. */
+static inline int64_t moeep_socket_earlier(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
 /* What is left until then: for poll(), and as a time-out of the API. */
 int moeep_socket_poll_ms(int64_t deadline);
 uint32_t moeep_socket_timeout_ms(int64_t deadline);

@@ -137,7 +137,7 @@ void moeep_ht_stage_chunk(struct moeep_ht_combine *c, int to)
 	}
 	s->staged[to]++;
 	c->unstaged -= s->staged[to] == moeep_ht_chunks_for(c, rows);
-	/* Pairs with rows_there() at the source. */
+	/* Pairs with row_there() at the source. */
 	moeep_flag_publish(moeep_buffer_flag(c->op.buffer, self, c->op.buffer->geo.ht_chead, to),
 			   moeep_flag_word(c->op.epoch, (uint64_t)s->staged[to]));
 }

@@ -54,6 +54,14 @@ struct moeep_ll_entry *moeep_ll_cslot(const struct moeep_buffer *buffer, int ran
 				       moeep_slot_of(epoch) * buffer->geo.ll_cslot_bytes);
 }
 
+bool moeep_ll_streams(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+		      uint64_t row_bytes)
+{
+	uint64_t rows = (uint64_t)handle->num_tokens * (uint64_t)handle->topk;
+
+	return moeep_buffer_streams(buffer, rows * row_bytes / 2);
+}
+
 int32_t moeep_ll_wire_dtype(int32_t dtype, int32_t quant)
 {
 	return quant == MOEEP_QUANT_NONE ? dtype : MOEEP_FP8_E4M3;

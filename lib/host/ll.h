@@ -51,6 +51,13 @@ int moeep_host_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 			  const void *args);
 
+/*
+ * Do the rows of this rank's choices flush the caches? They are read soon after they were written,
+ * so even if only half of them are still there then, that is worth more than streaming stores save.
+ */
+bool moeep_ll_streams(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+		      uint64_t row_bytes);
+
 /* The dtype that a quantisation makes of dtype. */
 int32_t moeep_ll_wire_dtype(int32_t dtype, int32_t quant);
 

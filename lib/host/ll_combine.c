@@ -85,7 +85,8 @@ static void stage_partials(const struct moeep_buffer *buffer, const struct moeep
 	const struct moeep_handle *handle = rows->handle;
 	int32_t partial = moeep_ll_partial_dtype(buffer, rows->dtype);
 	uint64_t bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(partial);
-	int64_t records = handle->recv_base[buffer->geo.num_ranks];
+	uint64_t records = (uint64_t)handle->recv_base[buffer->geo.num_ranks];
+	bool stream = moeep_buffer_streams(buffer, records * bytes);
 	int64_t count = handle->recv_per_rank[to];
 	struct moeep_row_sum sums[2]; /* a record's, and the next one's to look ahead to */
 
@@ -101,7 +102,7 @@ static void stage_partials(const struct moeep_buffer *buffer, const struct moeep
 								   next->terms),
 				.out = moeep_ll_partial(buffer, entry, to, i, bytes),
 				.out_dtype = partial,
-				.stream = moeep_buffer_streams(buffer, (uint64_t)records * bytes),
+				.stream = stream,
 			};
 		}
 		if (i > 0) {

@@ -234,13 +234,8 @@ static void open_sink(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.flat_cursor = buffer->scratch.recv_cursor,
 		.expert_cursor = buffer->scratch.recv_expert,
 	};
-	/*
-	 * A guess: as many rows come as this rank sends. They are read soon, so even if only half
-	 * of them are still in the caches then, that is worth more than streaming stores save.
-	 */
-	sink->stream =
-		moeep_buffer_streams(buffer, (uint64_t)handle->num_tokens * (uint64_t)handle->topk *
-						     sink->row_bytes / 2);
+	/* A guess: as many rows come as this rank sends. */
+	sink->stream = moeep_ll_streams(buffer, handle, sink->row_bytes);
 	if (handle->ll_quant != MOEEP_QUANT_NONE && args->recv_scales) {
 		int32_t scale =
 			handle->ll_quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;

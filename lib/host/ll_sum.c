@@ -190,8 +190,7 @@ int moeep_ll_sum_rows(struct moeep_buffer *buffer, struct moeep_handle *handle,
 
 	c.partial = moeep_ll_partial_dtype(buffer, c.dtype);
 	c.row_bytes = hidden * moeep_dtype_size(c.dtype);
-	c.stream = moeep_buffer_streams(buffer, (uint64_t)handle->num_tokens *
-							(uint64_t)handle->topk * c.row_bytes / 2);
+	c.stream = moeep_ll_streams(buffer, handle, c.row_bytes);
 	c.partial_bytes = hidden * moeep_dtype_size(c.partial);
 	moeep_ll_open_rows(handle, args, &c.own);
 	rc = open_entries(&c, lost_at);
