@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kernels/device.cuh - memory order, bounded waits, and how blocks and kernels begin and end.
+ *
+ * Words that ranks hand to each other are read with relaxed loads at system scope and one fence when
+ * the value has come; they are written with release at system scope. HACKING.md names each pair.
+ */
+#ifndef MOEEP_KERNELS_DEVICE_CUH
+#define MOEEP_KERNELS_DEVICE_CUH
+
+#include <moeep/moeep.h>
+
+#include "args.h"
+
+#define DEV	   static __device__ __forceinline__
+#define FULL	   0xffffffffu
+#define LANE	   ((int)(threadIdx.x & 31u))
+#define WARP	   ((int)(threadIdx.x >> 5))
+#define NUM_WARPS  ((int)(blockDim.x >> 5))
+#define EPOCH_MASK ((UINT64_C(1) << 40) - 1)
+
+/* Polls between two looks at the clock and at the abort words. */
+#define POLLS_PER_CHECK 256
+
+DEV uint64_t load_relaxed(const uint64_t *word)
+{
+	uint64_t value;
+
+	asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+	return value;
+}
+
+DEV uint32_t load_relaxed32(const uint32_t *word)
+{
+	uint32_t value;
+
+	asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+	return value;
+}
+
+DEV void store_release(uint64_t *word, uint64_t value)
+{
+	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+DEV uint64_t clock_ns()
+{
+	uint64_t ns;
+
+	asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+	return ns;
+}
+
+DEV uint64_t flag_word(uint64_t epoch, uint64_t count)
+{
+	return epoch << 24 | count;
+}
+
+DEV bool flag_reached(uint64_t seen, uint64_t expected)
+{
+	return (int64_t)(seen - expected) >= 0;
+}
+
+DEV uint64_t epoch_before(uint64_t epoch, uint64_t by)
+{
+	return (epoch - by) & EPOCH_MASK;
+}
+
+DEV char *window_at(const struct moeep_dev_context &c, int rank, uint64_t offset)
+{
+	return c.windows[rank] + offset;
+}
+
+/* The word that `writer` writes in `owner`'s window. */
+DEV uint64_t *flag_at(const struct moeep_dev_context &c, int owner, uint64_t array, int writer)
+{
+	return (uint64_t *)window_at(c, owner, array) + writer;
+}
+
+/* 0, or the negated result that ended the comm. */
+DEV uint32_t comm_dead(const struct moeep_dev_context &c)
+{
+	uint32_t dead = load_relaxed32(&c.comm->dead);
+
+	if (dead == 0) {
+		dead = load_relaxed32(&c.shared->abort);
+		if (dead != 0) {
+			/* In device memory the others see it sooner. */
+			atomicExch(&c.comm->dead, dead);
+		}
+	}
+	return dead;
+}
+
+/* The first failure is reported; the host makes it everybody's. */
+static __device__ __noinline__ void raise(const struct moeep_dev_context &c, int result, int peer,
+					  int what, uint64_t epoch, uint64_t expected,
+					  uint64_t seen)
+{
+	if (atomicCAS(&c.comm->claim, 0u, 1u) == 0u) {
+		volatile struct moeep_dev_shared *report = c.shared;
+
+		report->result = result;
+		report->operation = c.operation;
+		report->peer = peer;
+		report->what = what;
+		report->epoch = epoch;
+		report->expected = expected;
+		report->seen = seen;
+		__threadfence_system();
+		report->state = 1;
+	}
+	atomicCAS(&c.comm->dead, 0u, (uint32_t)-result);
+}
+
+/* The slow part of a wait. False: the comm has failed, or this wait has just failed it. */
+static __device__ __noinline__ bool wait_check(const struct moeep_dev_context &c, int peer, int what,
+					       uint64_t expected, uint64_t seen, uint64_t *start)
+{
+	uint64_t now;
+
+	if (comm_dead(c) != 0) {
+		return false;
+	}
+	now = clock_ns();
+	if (*start == 0) {
+		*start = now;
+	} else if (c.timeout_ns != 0 && now - *start > c.timeout_ns) {
+		raise(c, MOEEP_ERR_TIMEOUT, peer, what, expected >> 24, expected, seen);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Wait, in this thread, until a word has reached `expected`; *seen is what it was then. What its
+ * writer wrote before is seen after, by this thread. False: the comm has failed.
+ */
+DEV bool wait_word(const struct moeep_dev_context &c, const uint64_t *word, uint64_t expected,
+		   int peer, int what, uint64_t *seen)
+{
+	uint64_t start = 0;
+	uint32_t polls = 0;
+
+	for (;;) {
+		*seen = load_relaxed(word);
+		if (flag_reached(*seen, expected)) {
+			/* Pairs with store_release() of the word's writer. */
+			__threadfence_system();
+			return true;
+		}
+		if (++polls % POLLS_PER_CHECK == 0 &&
+		    !wait_check(c, peer, what, expected, *seen, &start)) {
+			return false;
+		}
+	}
+}
+
+/*
+ * The whole block waits for the words of all ranks in an array of this rank's window; those with
+ * a zero in `only` are left out. False, in all threads: the comm has failed.
+ */
+DEV bool block_wait_all(const struct moeep_dev_context &c, uint64_t array, uint64_t expected,
+			int what, const int32_t *only)
+{
+	bool ok = true;
+	uint64_t seen;
+
+	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		if (!only || only[rank] > 0) {
+			ok = ok && wait_word(c, flag_at(c, c.rank, array, rank), expected, rank,
+					     what, &seen);
+		}
+	}
+	return __syncthreads_and(ok) != 0;
+}
+
+/*
+ * True in all threads of the block that arrives last of `total`. What the other blocks wrote
+ * before they arrived is seen after.
+ */
+DEV bool last_block(uint32_t *ticket, uint32_t total)
+{
+	__shared__ bool last;
+
+	__syncthreads();
+	if (threadIdx.x == 0) {
+		__threadfence_system();
+		last = atomicAdd(ticket, 1u) == total - 1;
+		if (last) {
+			atomicExch(ticket, 0u);
+			__threadfence_system();
+		}
+	}
+	__syncthreads();
+	return last;
+}
+
+/* All that the last block has to say to its peers: one flag in each window. */
+DEV void block_publish(const struct moeep_dev_context &c, uint64_t array, uint64_t word)
+{
+	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		store_release(flag_at(c, rank, array, c.rank), word);
+	}
+}
+
+DEV void put_result(const struct moeep_dev_context &c, int code, int detail, int64_t a, int64_t b,
+		    int64_t v)
+{
+	volatile struct moeep_dev_result *result = c.result;
+
+	result->detail = detail;
+	result->a = a;
+	result->b = b;
+	result->c = v;
+	result->code = code;
+	if (c.status) {
+		*(volatile int32_t *)c.status = code;
+	}
+}
+
+/* Something is wrong with the caller's data: the operation completes, and this is its result. */
+DEV void note_bad(const struct moeep_dev_context &c, int code, int detail, int64_t a, int64_t b,
+		  int64_t v)
+{
+	if (atomicCAS(&c.state->bad_claim, 0u, 1u) == 0u) {
+		volatile struct moeep_dev_result *bad = &c.state->bad;
+
+		bad->code = code;
+		bad->detail = detail;
+		bad->a = a;
+		bad->b = b;
+		bad->c = v;
+	}
+}
+
+/* By one thread of the operation's last block: what was noted, or else this result. */
+DEV void finish_result(const struct moeep_dev_context &c, int code, int detail, int64_t a,
+		       int64_t b, int64_t v)
+{
+	volatile struct moeep_dev_state *state = c.state;
+
+	if (state->bad_claim != 0) {
+		put_result(c, state->bad.code, state->bad.detail, state->bad.a, state->bad.b,
+			   state->bad.c);
+		state->bad_claim = 0;
+	} else {
+		put_result(c, code, detail, a, b, v);
+	}
+}
+
+DEV void put_dead(const struct moeep_dev_context &c)
+{
+	put_result(c, -(int)load_relaxed32(&c.comm->dead), MOEEP_DEV_DETAIL_DEAD, 0, 0, 0);
+}
+
+/*
+ * Begin of every kernel. False, in all threads of the block: the operation is not run, since the
+ * comm has failed, or the event that it had to wait for has completed with an error.
+ */
+DEV bool kernel_begin(const struct moeep_dev_context &c)
+{
+	bool go = true;
+
+	if (threadIdx.x == 0) {
+		if (comm_dead(c) != 0) {
+			put_dead(c);
+			go = false;
+		} else if (c.after && *(volatile const int32_t *)&c.after->code != MOEEP_OK) {
+			volatile const struct moeep_dev_result *after = c.after;
+
+			put_result(c, after->code, after->detail, after->a, after->b, after->c);
+			go = false;
+		}
+	}
+	return __syncthreads_and(go) != 0;
+}
+
+/* Which rank holds an expert, as moeep_expert_range() deals them. */
+DEV int expert_rank(const struct moeep_dev_context &c, int expert)
+{
+	unsigned base = (unsigned)c.num_experts / (unsigned)c.num_ranks;
+	unsigned more = (unsigned)c.num_experts - base * (unsigned)c.num_ranks;
+	unsigned large = more * (base + 1u);
+	unsigned e = (unsigned)expert;
+
+	return (int)(e < large ? e / (base + 1u) : more + (e - large) / base);
+}
+
+/* A choice as the caller gave it: the expert, -1, or -1 with *bad set. */
+DEV int read_choice(const struct moeep_dev_context &c, const void *topk_idx, int dtype, int64_t at,
+		    int64_t *value, bool *bad)
+{
+	int64_t id = dtype == MOEEP_INT32 ? ((const int32_t *)topk_idx)[at]
+					  : ((const int64_t *)topk_idx)[at];
+
+	if (id < -1 || id >= c.num_experts) {
+		*value = id;
+		*bad = true;
+		return -1;
+	}
+	return (int)id;
+}
+
+DEV int local_expert(const struct moeep_dev_context &c, int id)
+{
+	unsigned local = (unsigned)(id - c.first_expert);
+
+	return local < (unsigned)c.local_experts ? (int)local : -1;
+}
+
+#endif

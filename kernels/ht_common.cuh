@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/* kernels/ht_common.cuh - what the kernels of high throughput share. */
+#ifndef MOEEP_KERNELS_HT_COMMON_CUH
+#define MOEEP_KERNELS_HT_COMMON_CUH
+
+#include "rows.cuh"
+
+/* The entry that `source` brought to `owner`. */
+DEV char *entry_at(const struct moeep_dev_context &c, int owner, uint64_t epoch, int source)
+{
+	return window_at(c, owner, c.window.ht_entry) +
+	       ((epoch & 1) * (uint64_t)c.num_ranks + (uint64_t)source) * c.window.entry_bytes;
+}
+
+DEV const struct moeep_dev_entry *entry_of(const struct moeep_dev_context &c, uint64_t epoch,
+					   int source)
+{
+	return (const struct moeep_dev_entry *)entry_at(c, c.rank, epoch, source);
+}
+
+DEV int32_t *entry_channels(char *entry)
+{
+	return (int32_t *)(entry + MOEEP_DEV_ENTRY_CHANNELS);
+}
+
+DEV int32_t *entry_counts(char *entry)
+{
+	return (int32_t *)(entry + MOEEP_DEV_ENTRY_COUNTS);
+}
+
+DEV const int32_t *counts_of(const struct moeep_dev_context &c, uint64_t epoch, int source)
+{
+	return entry_counts(entry_at(c, c.rank, epoch, source));
+}
+
+/* How far `writer` has come in a channel, in `owner`'s window. */
+DEV uint64_t *progress_at(const struct moeep_dev_context &c, int owner, int writer, int channel)
+{
+	return (uint64_t *)window_at(c, owner, c.window.ht_progress) +
+	       (int64_t)writer * MOEEP_DEV_CHANNELS + channel;
+}
+
+/* Rows of a channel if `count` are dealt to `channels` in order. */
+DEV int64_t per_channel(int64_t count, int channels)
+{
+	return (count + channels - 1) / channels;
+}
+
+/* Choices of a token's or record's list that this rank reads as they stand there. */
+DEV int32_t *record_idx(const struct moeep_dev_context &c, int owner, int64_t record, int topk)
+{
+	return (int32_t *)window_at(c, owner, c.window.record_idx) + record * topk;
+}
+
+DEV float *record_weights(const struct moeep_dev_context &c, int owner, int64_t record, int topk)
+{
+	return (float *)window_at(c, owner, c.window.record_weights) + record * topk;
+}
+
+DEV int32_t *record_token(const struct moeep_dev_context &c, int owner, int64_t record)
+{
+	return (int32_t *)window_at(c, owner, c.window.record_token) + record;
+}
+
+DEV char *record_scales(const struct moeep_dev_context &c, int owner, int64_t record)
+{
+	return window_at(c, owner, c.window.record_scales) +
+	       (uint64_t)record * c.window.scale_room;
+}
+
+/* The rank that a record came from. */
+DEV int record_source(const struct moeep_dev_route &route, int64_t record, int num_ranks)
+{
+	int low = 0;
+	int high = num_ranks - 1;
+
+	while (low < high) {
+		int middle = (low + high + 1) / 2;
+
+		if (route.recv_base[middle] <= record) {
+			low = middle;
+		} else {
+			high = middle - 1;
+		}
+	}
+	return low;
+}
+
+/* Copies by the engine: a warp's ring of stages in shared memory, each with its barrier. */
+struct ring {
+	uint32_t stage;	  /* shared-memory address of the first */
+	uint32_t barrier; /* of the first, 8 bytes each */
+	uint32_t bytes;	  /* of a stage */
+	int stages;
+};
+
+#if __CUDA_ARCH__ >= 900
+DEV void ring_init(const struct ring &r)
+{
+	if (LANE == 0) {
+		for (int i = 0; i < r.stages; i++) {
+			asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(r.barrier +
+										   8 * i));
+		}
+		/* The engine must find them initialised. */
+		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+	}
+	__syncwarp();
+}
+
+DEV void ring_load(const struct ring &r, int64_t unit, const char *from, uint32_t bytes)
+{
+	uint32_t at = (uint32_t)(unit % r.stages);
+
+	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(r.barrier +
+										    8 * at),
+		     "r"(bytes)
+		     : "memory");
+	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+		     "[%0], [%1], %2, [%3];" ::"r"(r.stage + at * r.bytes),
+		     "l"(from), "r"(bytes), "r"(r.barrier + 8 * at)
+		     : "memory");
+}
+
+DEV void ring_wait(const struct ring &r, int64_t unit)
+{
+	uint32_t barrier = r.barrier + 8 * (uint32_t)(unit % r.stages);
+	uint32_t parity = (uint32_t)(unit / r.stages) & 1u;
+	uint32_t done = 0;
+
+	while (done == 0) {
+		asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
+			     " selp.u32 %0, 1, 0, p;}"
+			     : "=r"(done)
+			     : "r"(barrier), "r"(parity)
+			     : "memory");
+	}
+}
+
+DEV void ring_store(const struct ring &r, int64_t unit, char *to, uint32_t bytes)
+{
+	asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
+		     "r"(r.stage + (uint32_t)(unit % r.stages) * r.bytes), "r"(bytes)
+		     : "memory");
+}
+
+DEV void ring_commit()
+{
+	asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* At most PENDING of this thread's groups still read shared memory. */
+template <int PENDING> DEV void ring_wait_read()
+{
+	asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+/* At most PENDING of this thread's groups are not complete; the others can be published. */
+template <int PENDING> DEV void ring_wait_written()
+{
+	asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
+	asm volatile("fence.proxy.async;" ::: "memory");
+}
+
+/* Start the ring anew, when all of its loads have been waited for. */
+DEV void ring_reset(const struct ring &r)
+{
+	ring_wait_read<0>();
+	__syncwarp();
+	for (int i = 0; LANE == 0 && i < r.stages; i++) {
+		asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(r.barrier + 8 * i)
+			     : "memory");
+	}
+	ring_init(r);
+}
+
+/* After a wait for rows: the engine's loads see them, too. */
+DEV void ring_acquire()
+{
+	asm volatile("fence.proxy.async;" ::: "memory");
+}
+#endif
+
+/* A warp copies a row, or a piece of one, by loads and stores. */
+DEV void warp_copy(char *to, const char *from, int64_t bytes)
+{
+	for (int64_t base = LANE * 16; base < bytes; base += 32 * 16 * 4) {
+		uint4 v[4];
+
+#pragma unroll
+		for (int u = 0; u < 4; u++) {
+			if (base + u * 512 < bytes) {
+				v[u] = *(const uint4 *)(from + base + u * 512);
+			}
+		}
+#pragma unroll
+		for (int u = 0; u < 4; u++) {
+			if (base + u * 512 < bytes) {
+				*(uint4 *)(to + base + u * 512) = v[u];
+			}
+		}
+	}
+}
+
+/* The warps of a block that do not move rows meet. */
+DEV void records_sync(int threads)
+{
+	asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+}
+
+#endif

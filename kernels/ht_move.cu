@@ -1,0 +1,583 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kernels/ht_move.cu - rows of an HT dispatch on their way.
+ *
+ * In a block that sends, a few warps move rows: each reads the rows of its channel's tokens once and
+ * stores them to every rank they go to, at their final place or in the rank's window. The other warps
+ * send what goes with the rows, and write out what has come with others'. Blocks that do not send
+ * copy rows from this rank's window to its output while later ones still arrive.
+ */
+#include "ht_common.cuh"
+
+#define MOVERS	       MOEEP_DEV_MOVERS
+#define RECORD_THREADS (MOEEP_DEV_MOVE_THREADS - 32 * MOVERS)
+#define RECORD_WARPS   (RECORD_THREADS / 32)
+/* Pieces between two reports of progress. */
+#define REPORT 4
+
+struct channel {
+	int number;
+	int64_t first; /* tokens */
+	int64_t last;
+};
+
+DEV struct channel channel_of(const struct moeep_ht_move_params &p, int number)
+{
+	int64_t each = per_channel(p.num_tokens, p.senders * MOVERS);
+	struct channel ch = {number, number * each, (number + 1) * each};
+
+	ch.first = ch.first < p.num_tokens ? ch.first : p.num_tokens;
+	ch.last = ch.last < p.num_tokens ? ch.last : p.num_tokens;
+	return ch;
+}
+
+/* What a lane knows of the rank it sends to. */
+struct target {
+	int rank; /* -1: none */
+	char *rows;
+	int64_t limit;
+	bool report; /* its owner copies rows while they come */
+	int count;   /* rows so far */
+};
+
+DEV struct target target_of(const struct moeep_ht_move_params &p, int rank)
+{
+	struct target t = {-1, NULL, 0, false, 0};
+
+	if (rank < p.c.num_ranks) {
+		t.rank = rank;
+		t.rows = p.plan->dst[rank];
+		t.limit = p.plan->limit[rank];
+		t.report = p.plan->staged[rank] != 0;
+	}
+	return t;
+}
+
+DEV int position_of(const struct moeep_ht_move_params &p, int rank, int64_t token)
+{
+	return rank >= 0 ? p.route->position[token * p.c.num_ranks + rank] : -1;
+}
+
+DEV void report(const struct moeep_ht_move_params &p, const struct target &t, int channel, int count)
+{
+	/* Pairs with the wait for rows of the rank that they go to. */
+	store_release(progress_at(p.c, t.rank, p.c.rank, channel),
+		      flag_word(p.plan->epoch, (uint64_t)count));
+}
+
+#if __CUDA_ARCH__ >= 900
+/* A warp sends its channel's rows to up to 32 ranks, a lane each. */
+DEV void send_bulk(const struct moeep_ht_move_params &p, const struct channel &ch, int from_rank,
+		   const struct ring &r)
+{
+	struct target t = target_of(p, from_rank + LANE);
+	int64_t pieces = (int64_t)((p.row_bytes + p.piece - 1) / p.piece);
+	int64_t units = (ch.last - ch.first) * pieces;
+	int64_t loaded = 0;
+	int ahead = ch.first < ch.last ? position_of(p, t.rank, ch.first) : -1;
+	int before[2] = {0, 0}; /* rows before the last piece, and before the one before it */
+
+	for (int64_t u = 0; u < units; u++) {
+		int64_t token = ch.first + u / pieces;
+		uint64_t at = (uint64_t)(u % pieces) * p.piece;
+		uint32_t bytes = (uint32_t)(p.row_bytes - at < p.piece ? p.row_bytes - at : p.piece);
+		int position = ahead;
+
+		/* A stage is free once its piece, two before this one, has been read by the stores. */
+		for (; loaded < units && loaded < u + r.stages - 1; loaded++) {
+			uint64_t offset = (uint64_t)(loaded % pieces) * p.piece;
+
+			if (loaded >= r.stages) {
+				ring_wait_read<1>();
+				__syncwarp();
+			}
+			if (LANE == 0) {
+				ring_load(r, loaded,
+					  p.x + (uint64_t)(ch.first + loaded / pieces) * p.row_bytes +
+						  offset,
+					  (uint32_t)(p.row_bytes - offset < p.piece
+							     ? p.row_bytes - offset
+							     : p.piece));
+			}
+		}
+		if (u % pieces == pieces - 1 && token + 1 < ch.last) {
+			ahead = position_of(p, t.rank, token + 1);
+		}
+		ring_wait(r, u);
+		if (position >= 0 && t.rows && position < t.limit) {
+			ring_store(r, u, t.rows + (uint64_t)position * p.row_bytes + at, bytes);
+		}
+		ring_commit();
+		before[1] = before[0];
+		before[0] = t.count;
+		t.count += position >= 0 && u % pieces == pieces - 1;
+		if (u % REPORT == REPORT - 1 && __any_sync(FULL, t.report)) {
+			ring_wait_written<2>();
+			if (t.report && before[1] > 0) {
+				report(p, t, ch.number, before[1]);
+			}
+		}
+	}
+	ring_wait_written<0>();
+	if (t.rank >= 0 && t.rank != p.c.rank) {
+		report(p, t, ch.number, t.count);
+	}
+}
+#endif
+
+/* The same by loads and stores. */
+DEV void send_plain(const struct moeep_ht_move_params &p, const struct channel &ch, int from_rank)
+{
+	struct target t = target_of(p, from_rank + LANE);
+
+	for (int64_t token = ch.first; token < ch.last; token++) {
+		int position = position_of(p, t.rank, token);
+		bool store = position >= 0 && t.rows && position < t.limit;
+		unsigned valid = __ballot_sync(FULL, store);
+		const char *mine = t.rows + (store ? (uint64_t)position * p.row_bytes : 0);
+		const char *from = p.x + (uint64_t)token * p.row_bytes;
+
+		for (int64_t base = LANE * 16;
+		     valid && __any_sync(FULL, base < (int64_t)p.row_bytes); base += 32 * 16 * 4) {
+			uint4 v[4];
+
+#pragma unroll
+			for (int i = 0; i < 4; i++) {
+				if (base + i * 512 < (int64_t)p.row_bytes) {
+					v[i] = *(const uint4 *)(from + base + i * 512);
+				}
+			}
+			for (unsigned m = valid; m; m &= m - 1) {
+				char *to = (char *)warp_pointer(mine, __ffs((int)m) - 1);
+
+#pragma unroll
+				for (int i = 0; i < 4; i++) {
+					if (base + i * 512 < (int64_t)p.row_bytes) {
+						*(uint4 *)(to + base + i * 512) = v[i];
+					}
+				}
+			}
+		}
+		t.count += position >= 0;
+		__syncwarp();
+		if (t.report && (token - ch.first) % REPORT == REPORT - 1) {
+			report(p, t, ch.number, t.count);
+		}
+	}
+	__syncwarp();
+	if (t.rank >= 0 && t.rank != p.c.rank) {
+		report(p, t, ch.number, t.count);
+	}
+}
+
+/* Rows of one channel of another rank, in this rank's window. */
+struct arrival {
+	int source;
+	int channel;
+	int64_t base; /* first record */
+	int64_t rows;
+};
+
+DEV struct arrival arrival_of(const struct moeep_ht_move_params &p, int source, int channel)
+{
+	const int32_t *first = entry_channels(entry_at(p.c, p.c.rank, p.plan->epoch, source));
+
+	return arrival{source, channel, (int64_t)p.route->recv_base[source] + first[channel],
+		       (int64_t)first[channel + 1] - first[channel]};
+}
+
+DEV bool wait_rows(const struct moeep_ht_move_params &p, const struct arrival &a, int64_t rows,
+		   uint64_t *seen)
+{
+	uint64_t expected = flag_word(p.plan->epoch, (uint64_t)rows);
+
+	return flag_reached(*seen, expected) ||
+	       wait_word(p.c, progress_at(p.c, p.c.rank, a.source, a.channel), expected, a.source,
+			 MOEEP_DEV_ROWS, seen);
+}
+
+DEV uint64_t nothing_seen(const struct moeep_ht_move_params &p)
+{
+	return flag_word(epoch_before(p.plan->epoch, 1), 0);
+}
+
+#if __CUDA_ARCH__ >= 900
+/* By one thread: from the window to the output. False: the comm has failed. */
+DEV bool copy_bulk(const struct moeep_ht_move_params &p, const struct arrival &a,
+		   const struct ring &r, int64_t *unit)
+{
+	const char *rows = window_at(p.c, p.c.rank, p.c.window.rows);
+	int64_t pieces = (int64_t)((p.row_bytes + p.piece - 1) / p.piece);
+	int64_t units = a.rows * pieces;
+	int64_t loaded = 0;
+	int64_t stored = 0;
+	uint64_t seen = nothing_seen(p);
+
+	while (stored < units) {
+		while (loaded < units && loaded < stored + r.stages) {
+			int64_t record = a.base + loaded / pieces;
+			uint64_t at = (uint64_t)(loaded % pieces) * p.piece;
+
+			if (!flag_reached(seen, flag_word(p.plan->epoch,
+							  (uint64_t)(loaded / pieces + 1)))) {
+				uint64_t old = seen;
+
+				seen = load_relaxed(
+					progress_at(p.c, p.c.rank, a.source, a.channel));
+				if (seen != old) {
+					__threadfence_system();
+				}
+				if (!flag_reached(seen,
+						  flag_word(p.plan->epoch,
+							    (uint64_t)(loaded / pieces + 1)))) {
+					if (loaded > stored) {
+						break;
+					}
+					if (!wait_rows(p, a, loaded / pieces + 1, &seen)) {
+						return false;
+					}
+				}
+				ring_acquire();
+			}
+			/* What was stored from this stage, `stages` pieces ago, has been read. */
+			if (*unit + loaded >= r.stages) {
+				if (loaded == stored + r.stages - 1) {
+					ring_wait_read<0>();
+				} else {
+					ring_wait_read<1>();
+				}
+			}
+			ring_load(r, *unit + loaded, rows + (uint64_t)record * p.row_bytes + at,
+				  (uint32_t)(p.row_bytes - at < p.piece ? p.row_bytes - at
+									: p.piece));
+			loaded++;
+		}
+		ring_wait(r, *unit + stored);
+		{
+			int64_t record = a.base + stored / pieces;
+			uint64_t at = (uint64_t)(stored % pieces) * p.piece;
+
+			if (p.recv_x && record < p.capacity) {
+				ring_store(r, *unit + stored,
+					   p.recv_x + (uint64_t)record * p.row_bytes + at,
+					   (uint32_t)(p.row_bytes - at < p.piece ? p.row_bytes - at
+										 : p.piece));
+			}
+			ring_commit();
+		}
+		stored++;
+	}
+	*unit += units;
+	return true;
+}
+#endif
+
+DEV bool copy_plain(const struct moeep_ht_move_params &p, const struct arrival &a)
+{
+	const char *rows = window_at(p.c, p.c.rank, p.c.window.rows);
+	uint64_t seen = nothing_seen(p);
+	bool ok = true;
+
+	for (int64_t i = 0; i < a.rows && ok; i++) {
+		if (LANE == 0) {
+			ok = wait_rows(p, a, i + 1, &seen);
+		}
+		ok = __shfl_sync(FULL, ok, 0);
+		if (ok && p.recv_x && a.base + i < p.capacity) {
+			warp_copy(p.recv_x + (uint64_t)(a.base + i) * p.row_bytes,
+				  rows + (uint64_t)(a.base + i) * p.row_bytes,
+				  (int64_t)p.row_bytes);
+		}
+	}
+	return ok;
+}
+
+/* A warp copies every `step`-th channel of the others, from `index` on. */
+DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step,
+		       const struct ring &r)
+{
+	bool ok = true;
+#if __CUDA_ARCH__ >= 900
+	int64_t unit = 0;
+#endif
+
+	for (int i = 1; i < p.c.num_ranks && ok; i++) {
+		int source = (p.c.rank + p.c.num_ranks - i) % p.c.num_ranks;
+		int channels = p.plan->channels[source];
+		int at = index;
+
+		for (; at < channels && ok; at += step) {
+			struct arrival a = arrival_of(p, source, at);
+
+#if __CUDA_ARCH__ >= 900
+			if (p.bulk) {
+				if (LANE == 0) {
+					ok = copy_bulk(p, a, r, &unit);
+				}
+				ok = __shfl_sync(FULL, ok, 0);
+				continue;
+			}
+#endif
+			ok = copy_plain(p, a);
+		}
+		index = at - channels;
+	}
+#if __CUDA_ARCH__ >= 900
+	if (p.bulk && LANE == 0) {
+		ring_wait_written<0>();
+	}
+#endif
+	return ok;
+}
+
+/* Rows that are stored in place, or expanded later: they have all come when this is true. */
+DEV bool wait_all_rows(const struct moeep_ht_move_params &p)
+{
+	int64_t thread = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+	int64_t threads = (int64_t)gridDim.x * blockDim.x;
+	bool ok = true;
+
+	for (int source = 0; source < p.c.num_ranks && ok; source++) {
+		int channels = source == p.c.rank ? 0 : p.plan->channels[source];
+
+		for (int64_t at = thread; at < channels && ok; at += threads) {
+			struct arrival a = arrival_of(p, source, (int)at);
+			uint64_t seen = nothing_seen(p);
+
+			ok = wait_rows(p, a, a.rows, &seen);
+		}
+	}
+	return ok;
+}
+
+/* A warp sends what goes with a token's rows. */
+DEV void send_record(const struct moeep_ht_move_params &p, int64_t token)
+{
+	const struct moeep_dev_context &c = p.c;
+	int topk = p.plan->topk;
+	bool weights = (p.plan->given & 1u) != 0;
+	int id[2];
+	float weight[2] = {0.0f, 0.0f};
+
+	for (int half = 0; half < 2; half++) {
+		int k = half * 32 + LANE;
+
+		id[half] = k < topk ? p.route->topk_idx[token * topk + k] : -1;
+		if (k < topk && weights) {
+			weight[half] = p.route->topk_weights[token * topk + k];
+		}
+	}
+	for (int rank = 0; rank < c.num_ranks; rank++) {
+		int position = p.route->position[token * c.num_ranks + rank];
+
+		if (position < 0) {
+			continue;
+		}
+		for (int half = 0; half * 32 < topk; half++) {
+			int k = half * 32 + LANE;
+
+			if (k < topk) {
+				record_idx(c, rank, position, topk)[k] = id[half];
+				record_weights(c, rank, position, topk)[k] = weight[half];
+			}
+		}
+		if (LANE == 0) {
+			*record_token(c, rank, position) = (int32_t)token;
+		}
+		if (p.scales.base) {
+			warp_read_scales(p.scales, token, record_scales(c, rank, position));
+		}
+	}
+}
+
+/* One received token's row of the index outputs. */
+DEV void write_record(const struct moeep_ht_move_params &p, int source, int64_t record)
+{
+	const struct moeep_dev_context &c = p.c;
+	int topk = p.plan->topk;
+	const int32_t *idx = record_idx(c, c.rank, record, topk);
+	const float *weights = record_weights(c, c.rank, record, topk);
+
+	for (int k = LANE; k < topk; k += 32) {
+		int e = local_expert(c, idx[k]);
+		int64_t at = record * topk + k;
+
+		if (p.recv_topk_idx && p.topk_dtype == MOEEP_INT32) {
+			((int32_t *)p.recv_topk_idx)[at] = e;
+		} else if (p.recv_topk_idx) {
+			((int64_t *)p.recv_topk_idx)[at] = e;
+		}
+		if (p.recv_topk_weights && (p.plan->given & 1u)) {
+			p.recv_topk_weights[at] = e >= 0 ? weights[k] : 0.0f;
+		}
+	}
+	if (LANE == 0 && p.recv_src_token) {
+		p.recv_src_token[record] = *record_token(c, c.rank, record);
+	}
+	if (LANE == 0 && p.recv_src_rank) {
+		p.recv_src_rank[record] = source;
+	}
+	if (p.recv_scales.base && (p.plan->given & 2u)) {
+		struct moeep_dev_scales scales = p.recv_scales;
+
+		scales.dtype = p.plan->scale_dtype;
+		scales.count = p.plan->scale_count;
+		if (scales.stride == 0) {
+			scales.stride = scales.count;
+		}
+		warp_write_scales(scales, record, record_scales(c, c.rank, record));
+	}
+}
+
+/* Index outputs behind the last row. */
+DEV void fill_tail(const struct moeep_ht_move_params &p, int64_t warp, int64_t warps)
+{
+	int topk = p.plan->topk;
+
+	for (int64_t row = p.route->num_rows + warp; row < p.capacity; row += warps) {
+		for (int k = LANE; k < topk; k += 32) {
+			int64_t at = row * topk + k;
+
+			if (p.recv_topk_idx && p.topk_dtype == MOEEP_INT32) {
+				((int32_t *)p.recv_topk_idx)[at] = -1;
+			} else if (p.recv_topk_idx) {
+				((int64_t *)p.recv_topk_idx)[at] = -1;
+			}
+			if (p.recv_topk_weights) {
+				p.recv_topk_weights[at] = 0.0f;
+			}
+		}
+		if (LANE == 0 && p.recv_src_token) {
+			p.recv_src_token[row] = -1;
+		}
+		if (LANE == 0 && p.recv_src_rank) {
+			p.recv_src_rank[row] = -1;
+		}
+	}
+}
+
+/* The part of the warps that do not move rows. */
+DEV bool records(const struct moeep_ht_move_params &p)
+{
+	const struct moeep_dev_context &c = p.c;
+	bool sends = (int)blockIdx.x < p.senders;
+	int64_t warp = (int64_t)blockIdx.x * RECORD_WARPS + WARP - MOVERS;
+	int64_t warps = (int64_t)gridDim.x * RECORD_WARPS;
+	bool ok = true;
+
+	if (sends) {
+		struct channel first = channel_of(p, (int)blockIdx.x * MOVERS);
+		struct channel last = channel_of(p, (int)blockIdx.x * MOVERS + MOVERS - 1);
+
+		for (int64_t token = first.first + WARP - MOVERS; token < last.last;
+		     token += RECORD_WARPS) {
+			send_record(p, token);
+		}
+		records_sync(RECORD_THREADS);
+		if ((int)threadIdx.x == 32 * MOVERS) {
+			uint32_t *ticket = &c.state->ticket[MOEEP_DEV_TICKET_RECORDS];
+
+			__threadfence_system();
+			if (atomicAdd(ticket, 1u) == (uint32_t)p.senders - 1) {
+				atomicExch(ticket, 0u);
+				__threadfence_system();
+				for (int rank = 0; rank < c.num_ranks; rank++) {
+					/* Pairs with the wait for records of each rank. */
+					store_release(flag_at(c, rank, c.window.ht_record_flag,
+							      c.rank),
+						      flag_word(p.plan->epoch, 0));
+				}
+			}
+		}
+	}
+	for (int source = 0; source < c.num_ranks && ok; source++) {
+		int64_t base = p.route->recv_base[source];
+		int64_t end = p.route->recv_base[source + 1];
+		uint64_t seen;
+
+		if (LANE == 0) {
+			ok = wait_word(c, flag_at(c, c.rank, c.window.ht_record_flag, source),
+				       flag_word(p.plan->epoch, 0), source, MOEEP_DEV_RECORDS,
+				       &seen);
+		}
+		ok = __shfl_sync(FULL, ok, 0);
+		end = end < p.capacity ? end : p.capacity;
+		for (int64_t record = base + warp; ok && !p.expert_major && record < end;
+		     record += warps) {
+			write_record(p, source, record);
+		}
+	}
+	if (ok && !p.expert_major && (p.call_flags & MOEEP_DISPATCH_FILL_TAIL)) {
+		fill_tail(p, warp, warps);
+	}
+	return ok;
+}
+
+/* shared: for each mover its stages, then their barriers. */
+extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
+	moeep_kernel_ht_move(const __grid_constant__ struct moeep_ht_move_params p)
+{
+	extern __shared__ __align__(128) char stages[];
+	const struct moeep_dev_context &c = p.c;
+	bool ok = true;
+
+	if (!kernel_begin(c)) {
+		return;
+	}
+	if (!p.plan->move) {
+		if (p.last && blockIdx.x == 0 && threadIdx.x == 0) {
+			finish_result(c, p.plan->result.code, p.plan->result.detail,
+				      p.plan->result.a, p.plan->result.b, p.plan->result.c);
+		}
+		return;
+	}
+	if (WARP >= MOVERS) {
+		ok = records(p);
+	} else {
+		struct ring r = {0, 0, (uint32_t)p.piece, p.stages};
+
+#if __CUDA_ARCH__ >= 900
+		if (p.bulk) {
+			uint32_t shared = (uint32_t)__cvta_generic_to_shared(stages);
+
+			r.stage = shared + (uint32_t)WARP * r.bytes * (uint32_t)r.stages;
+			r.barrier = shared + MOVERS * r.bytes * (uint32_t)r.stages +
+				    8u * (uint32_t)(WARP * r.stages);
+			ring_init(r);
+		}
+#endif
+		if ((int)blockIdx.x < p.senders) {
+			struct channel ch = channel_of(p, (int)blockIdx.x * MOVERS + WARP);
+
+			for (int rank = 0; rank < c.num_ranks; rank += 32) {
+#if __CUDA_ARCH__ >= 900
+				if (p.bulk) {
+					if (rank > 0) {
+						ring_reset(r);
+					}
+					send_bulk(p, ch, rank, r);
+					continue;
+				}
+#endif
+				send_plain(p, ch, rank);
+			}
+		} else {
+			ok = copy_channels(p, ((int)blockIdx.x - p.senders) * MOVERS + WARP,
+					   ((int)gridDim.x - p.senders) * MOVERS, r);
+		}
+	}
+	if (ok && p.senders == (int)gridDim.x) {
+		ok = wait_all_rows(p);
+	}
+	if (!__syncthreads_and(ok)) {
+		if (threadIdx.x == 0) {
+			put_dead(c);
+		}
+		return;
+	}
+	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && p.last &&
+	    threadIdx.x == 0) {
+		finish_result(c, p.plan->result.code, p.plan->result.detail, p.plan->result.a,
+			      p.plan->result.b, p.plan->result.c);
+	}
+}
