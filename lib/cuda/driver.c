@@ -60,11 +60,12 @@ static int check_version(const char *path, void *library)
 	}
 	memcpy(&get_version, &address, sizeof(address));
 	result = get_version(&version);
-	if (result != CUDA_SUCCESS) {
-		/* A stub, which toolkits have to link with, answers so to everything. */
+	if (result == CUDA_ERROR_STUB_LIBRARY) {
 		return moeep_fail(MOEEP_ERR_UNSUPPORTED,
-				  "%s: cuDriverGetVersion: CUDA error %d; it is not a driver that "
-				  "works",
+				  "%s is a stub to link with, not a CUDA driver", path);
+	}
+	if (result != CUDA_SUCCESS) {
+		return moeep_fail(MOEEP_ERR_UNSUPPORTED, "%s: cuDriverGetVersion: CUDA error %d",
 				  path, (int)result);
 	}
 	version_found = version;

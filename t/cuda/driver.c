@@ -65,7 +65,12 @@ static const struct cause causes[] = {
 	{"a stub",
 	 {FAKE, "FAKE_CUDA_FAIL=cuDriverGetVersion:34"},
 	 MOEEP_ERR_UNSUPPORTED,
-	 {FAKE_DRIVER, "CUDA error 34"},
+	 {FAKE_DRIVER " is a stub"},
+	 0},
+	{"a driver that does not answer",
+	 {FAKE, "FAKE_CUDA_FAIL=cuDriverGetVersion:999"},
+	 MOEEP_ERR_UNSUPPORTED,
+	 {FAKE_DRIVER ": cuDriverGetVersion: CUDA error 999"},
 	 0},
 	{"an old driver",
 	 {FAKE, "FAKE_CUDA_VERSION=11080"},
@@ -143,6 +148,28 @@ static void load_twice(struct child *child)
 	child->values[5] = null_members;
 	moeep_cu_versions(&child->values[FOUND], NULL);
 	moeep_cu_versions(NULL, &child->values[NEEDED]);
+}
+
+/* A driver that is not there any more was not found. */
+static void lose_driver(struct child *child)
+{
+	const struct moeep_cu *cu = NULL;
+
+	child->rc = moeep_cu_load(&cu);
+	moeep_cu_versions(&child->values[0], NULL);
+	setenv("MOEEP_CUDA_DRIVER", "/nonexistent", 1);
+	child->values[2] = moeep_cu_load(&cu);
+	moeep_cu_versions(&child->values[1], NULL);
+}
+
+static void test_versions(void)
+{
+	static const char *const old[] = {FAKE, "FAKE_CUDA_VERSION=11080", NULL};
+	const struct child *child = child_run(lose_driver, old);
+
+	is_int(child->values[0], 11080, "the version of a driver that is too old");
+	is_int(child->values[2], MOEEP_ERR_UNSUPPORTED, "then there is none");
+	is_int(child->values[1], 0, "and no version");
 }
 
 static void test_success(void)
@@ -357,6 +384,7 @@ int main(void)
 	unsetenv("MOEEP_CUDA_DRIVER");
 	tap_require_all("shared", child_have_fake(), "%s was not built here", FAKE_DRIVER);
 	test_causes();
+	test_versions();
 	test_success();
 	test_processes();
 	test_fail();
