@@ -39,6 +39,16 @@ int child_live(void)
 	return live ? live() : -1;
 }
 
+/* "NAME=value" */
+static void set_variable(const char *text)
+{
+	const char *value = strchr(text, '=') + 1;
+	char name[64];
+
+	snprintf(name, sizeof(name), "%.*s", (int)(value - text - 1), text);
+	setenv(name, value, 1);
+}
+
 const struct child *child_run(child_fn fn, const char *const *environment)
 {
 	static struct child answer;
@@ -55,7 +65,7 @@ const struct child *child_run(child_fn fn, const char *const *environment)
 	if (pid == 0) {
 		alarm(LIMIT_S);
 		for (; *environment; environment++) {
-			putenv(strdup(*environment));
+			set_variable(*environment);
 		}
 		fn(shared);
 		snprintf(shared->detail, sizeof(shared->detail), "%s", moeep_error_detail());
