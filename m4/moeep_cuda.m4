@@ -88,6 +88,13 @@ AS_IF([test "x$with_cuda" = xno], [
   ])
 ])
 AS_IF([test "x$moeep_have_cuda" != xyes], [NVCC= NVCC_GENCODE=])
+dnl For a test that compares the library's declarations with the toolkit's.
+CUDA_CPPFLAGS=
+AS_IF([test -n "$NVCC"], [
+  moeep_dir=`AS_DIRNAME(["$NVCC"])`/../include
+  AS_IF([test -f "$moeep_dir/cuda.h"], [CUDA_CPPFLAGS="-isystem $moeep_dir"])
+])
+AC_SUBST([CUDA_CPPFLAGS])
 MOEEP_FEATURE_RESULT([cuda], [CUDA], [--with-cuda], [$with_cuda], [CUDA compiler])
 AM_CONDITIONAL([HAVE_NVCC], [test "x$moeep_have_cuda" = xyes])
 ])

@@ -23,10 +23,8 @@ enum kind {
 	KIND_INT,
 	KIND_U32,
 	KIND_U64,
-	KIND_TEXT /* char[TEXT_BYTES] */
+	KIND_TEXT /* char[max + 1] */
 };
-
-#define TEXT_BYTES 64
 
 /* A value with a name. The first one of a value is the one that is printed. */
 struct word {
@@ -41,7 +39,7 @@ struct setting {
 	const char *description;
 	const struct word *words; /* ends with a NULL text; may be NULL */
 	uint64_t min;		  /* of numbers, words apart */
-	uint64_t max;
+	uint64_t max;		  /* of numbers; the longest text, in bytes */
 	size_t offset;
 	enum kind kind;
 };
@@ -74,10 +72,8 @@ static const struct word default_words[] = {
 	{NULL, 0},
 };
 
-#define OFFSET(field) offsetof(struct moeep_settings, field)
-
-static_assert(sizeof(((struct moeep_settings *)0)->host_id) == TEXT_BYTES, "KIND_TEXT");
-static_assert(sizeof(((struct moeep_settings *)0)->interface) == TEXT_BYTES, "KIND_TEXT");
+#define OFFSET(field)  offsetof(struct moeep_settings, field)
+#define LONGEST(field) (sizeof(((struct moeep_settings *)0)->field) - 1)
 
 static const struct setting settings_table[] = {
 	{"MOEEP_BACKEND", "", "auto", "memory that operations work on: auto, host or cuda",
@@ -90,16 +86,19 @@ static const struct setting settings_table[] = {
 	{"MOEEP_LOG", "", "warn", "log lines: none, error, warn, info or debug", log_words, 0, 0,
 	 OFFSET(log_level), KIND_WORD},
 	{"MOEEP_HOST_ID", "", "", "ranks with equal texts are on one host; empty: found out", NULL,
-	 0, 0, OFFSET(host_id), KIND_TEXT},
+	 0, LONGEST(host_id), OFFSET(host_id), KIND_TEXT},
 	{"MOEEP_INTERFACE", "", "",
-	 "address or network interface that a rendezvous listens on; empty: loopback", NULL, 0, 0,
-	 OFFSET(interface), KIND_TEXT},
+	 "address or network interface that a rendezvous listens on; empty: loopback", NULL, 0,
+	 LONGEST(interface), OFFSET(interface), KIND_TEXT},
 	{"MOEEP_HT_CHUNK_BYTES", "bytes", "0",
 	 "host backend: size of the chunks that rows are handed over in; 0: the buffer's",
 	 default_words, 16, UINT64_C(1) << 30, OFFSET(ht_chunk_bytes), KIND_U64},
 	{"MOEEP_HT_CHUNKS", "", "0",
 	 "host backend: chunks of the ring between two ranks; 0: the buffer's", default_words, 2,
 	 1024, OFFSET(ht_chunks), KIND_INT},
+	{"MOEEP_CUDA_DRIVER", "", "libcuda.so.1",
+	 "file of the CUDA driver; one without a / is searched for as libraries are", NULL, 0,
+	 LONGEST(cuda_driver), OFFSET(cuda_driver), KIND_TEXT},
 };
 
 #define NUM_SETTINGS (sizeof(settings_table) / sizeof(settings_table[0]))
@@ -126,7 +125,7 @@ static void describe(const struct setting *setting, char *text, size_t size)
 
 	text[0] = '\0';
 	if (setting->kind == KIND_TEXT) {
-		snprintf(text, size, "at most %d bytes", TEXT_BYTES - 1);
+		snprintf(text, size, "at most %" PRIu64 " bytes", setting->max);
 		return;
 	}
 	for (const struct word *word = setting->words; word && word->text; word++) {
@@ -166,7 +165,7 @@ static int setting_set(const struct setting *setting, const char *text,
 	if (setting->kind == KIND_TEXT) {
 		size_t length = strlen(text);
 
-		if (length >= TEXT_BYTES) {
+		if (length > setting->max) {
 			goto err_value;
 		}
 		memcpy(field, text, length + 1);

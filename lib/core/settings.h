@@ -19,8 +19,9 @@ struct moeep_settings {
 	int ht_chunks;		 /* MOEEP_HT_CHUNKS, 0: the config's */
 	char host_id[64];	 /* MOEEP_HOST_ID, "": found out */
 	char interface[64];	 /* MOEEP_INTERFACE, "": loopback */
-	uint8_t sources[8]; /* moeep_setting_source_t of each, numbered as in moeep_setting_query()
-			     */
+	char cuda_driver[128];	 /* MOEEP_CUDA_DRIVER, file name or path */
+	uint8_t sources[9];	 /* moeep_setting_source_t of each, numbered as in
+				    moeep_setting_query() */
 };
 
 /* Defaults, then the config's fields (may be NULL), then the environment. A bad value is

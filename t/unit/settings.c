@@ -13,8 +13,9 @@
 #include "t/tap.h"
 
 static const char *const variables[] = {
-	"MOEEP_BACKEND", "MOEEP_TIMEOUT",   "MOEEP_SPIN",	    "MOEEP_LOG",
-	"MOEEP_HOST_ID", "MOEEP_INTERFACE", "MOEEP_HT_CHUNK_BYTES", "MOEEP_HT_CHUNKS",
+	"MOEEP_BACKEND",     "MOEEP_TIMEOUT",	"MOEEP_SPIN",		"MOEEP_LOG",
+	"MOEEP_HOST_ID",     "MOEEP_INTERFACE", "MOEEP_HT_CHUNK_BYTES", "MOEEP_HT_CHUNKS",
+	"MOEEP_CUDA_DRIVER",
 };
 
 #define NUM_VARIABLES (sizeof(variables) / sizeof(variables[0]))
@@ -57,6 +58,7 @@ static void test_defaults(void)
 	is_int(settings.ht_chunks, 0, "chunks");
 	is_str(settings.host_id, "", "host id");
 	is_str(settings.interface, "", "interface");
+	is_str(settings.cuda_driver, "libcuda.so.1", "CUDA driver");
 }
 
 static void test_config(void)
@@ -124,6 +126,7 @@ static void test_environment(void)
 	setenv("MOEEP_HT_CHUNKS", "4", 1);
 	setenv("MOEEP_HOST_ID", "right", 1);
 	setenv("MOEEP_INTERFACE", "eth0", 1);
+	setenv("MOEEP_CUDA_DRIVER", "/opt/libcuda.so", 1);
 	is_int(moeep_settings_load(&config, &settings), MOEEP_OK, "the environment");
 	is_u64(settings.timeout_ms, 500, "overrides the time-out");
 	is_u64(settings.spin_us, 25, "spin");
@@ -133,6 +136,7 @@ static void test_environment(void)
 	is_int(settings.ht_chunks, 4, "chunks");
 	is_str(settings.host_id, "right", "host id");
 	is_str(settings.interface, "eth0", "interface");
+	is_str(settings.cuda_driver, "/opt/libcuda.so", "CUDA driver");
 	is_str(text_of(NULL, "MOEEP_LOG", &source), "debug", "a query tells it");
 	is_int(source, MOEEP_SOURCE_ENVIRONMENT, "and where it comes from");
 	is_str(text_of(NULL, "MOEEP_HT_CHUNK_BYTES", &source), "65536", "numbers too");
@@ -201,6 +205,27 @@ static void test_bad_values(void)
 	is_u64(settings.timeout_ms, 42, "nothing is set on failure");
 }
 
+/* Texts have different limits. */
+static void test_long_text(void)
+{
+	struct moeep_settings settings;
+	char path[129];
+
+	memset(path, 'p', sizeof(path));
+	path[127] = '\0';
+	setenv("MOEEP_CUDA_DRIVER", path, 1);
+	is_int(moeep_settings_load(NULL, &settings), MOEEP_OK, "a path of 127 bytes");
+	is_str(settings.cuda_driver, path, "is taken whole");
+	path[127] = 'p';
+	path[128] = '\0';
+	setenv("MOEEP_CUDA_DRIVER", path, 1);
+	is_int(moeep_settings_load(NULL, &settings), MOEEP_ERR_INVALID, "one of 128 bytes");
+	ok(strstr(moeep_error_detail(), "MOEEP_CUDA_DRIVER") &&
+		   strstr(moeep_error_detail(), "at most 127 bytes"),
+	   "is named: %s", moeep_error_detail());
+	clear();
+}
+
 static void test_query(void)
 {
 	moeep_setting_info_t info;
@@ -234,6 +259,7 @@ int main(void)
 	test_config();
 	test_environment();
 	test_bad_values();
+	test_long_text();
 	test_query();
 	return tap_done();
 }
