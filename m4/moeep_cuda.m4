@@ -89,7 +89,7 @@ AS_IF([test "x$with_cuda" = xno], [
   ])
 ])
 AS_IF([test "x$moeep_have_cuda" != xyes], [NVCC= NVCC_GENCODE= NVCCFLAGS=])
-MOEEP_FEATURE_RESULT([cuda], [CUDA], [--with-cuda], [$with_cuda], [CUDA compiler])
+MOEEP_FEATURE_RESULT([cuda], [CUDA], [--with-cuda], [$with_cuda], [CUDA kernels])
 AM_CONDITIONAL([HAVE_NVCC], [test "x$moeep_have_cuda" = xyes])
 ])
 
@@ -163,7 +163,8 @@ AC_DEFUN([MOEEP_CUDA_TARGETS], [
 moeep_targets=
 moeep_ptx=
 for moeep_word in `AS_ECHO(["$NVCC_GENCODE"]) |
-  $SED -e 's/\(-arch\|--gpu-architecture\)[[= ]]*sm_\([[0-9]][[0-9a-z]]*\)/sm_\2 compute_\2/g' \
+  $SED -e 's/--gpu-architecture/-arch/g' \
+       -e 's/-arch[[= ]]*sm_\([[0-9]][[0-9a-z]]*\)/sm_\1 compute_\1/g' \
        -e 's/arch=compute_[[0-9a-z]]*//g' -e 's/[[^a-z0-9_]]/ /g'`; do
   AS_CASE([$moeep_word],
     [sm_[[0-9]]*], [moeep_targets="$moeep_targets $moeep_word"],

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cuda/images.h - the kernel images that this library carries; only in builds with a CUDA compiler.
- */
+/* cuda/images.h - the kernel images in this library; only in builds with a CUDA compiler. */
 #ifndef MOEEP_CUDA_IMAGES_H
 #define MOEEP_CUDA_IMAGES_H
 
