@@ -16,6 +16,7 @@ AC_ARG_WITH([rocm],
 AC_ARG_VAR([NVCC], [CUDA compiler command])
 AC_ARG_VAR([NVCC_GENCODE],
            [nvcc options that select GPU architectures (default: by the version of nvcc)])
+AC_ARG_VAR([NVCCFLAGS], [more options for nvcc (default: -O3)])
 AC_ARG_VAR([HIPCC], [HIP compiler command])
 AS_CASE([$with_cuda], [no|auto], [moeep_ask_cuda=no], [moeep_ask_cuda=yes])
 AS_CASE([$with_rocm], [no|auto], [moeep_ask_rocm=no], [moeep_ask_rocm=yes])
@@ -87,7 +88,7 @@ AS_IF([test "x$with_cuda" = xno], [
     AS_IF([test "x$moeep_have_cuda" = xyes], [MOEEP_CUDA_COMPILES])
   ])
 ])
-AS_IF([test "x$moeep_have_cuda" != xyes], [NVCC= NVCC_GENCODE=])
+AS_IF([test "x$moeep_have_cuda" != xyes], [NVCC= NVCC_GENCODE= NVCCFLAGS=])
 dnl For a test that compares the library's declarations with the toolkit's.
 CUDA_CPPFLAGS=
 AS_IF([test -n "$NVCC"], [
@@ -95,7 +96,7 @@ AS_IF([test -n "$NVCC"], [
   AS_IF([test -f "$moeep_dir/cuda.h"], [CUDA_CPPFLAGS="-isystem $moeep_dir"])
 ])
 AC_SUBST([CUDA_CPPFLAGS])
-MOEEP_FEATURE_RESULT([cuda], [CUDA], [--with-cuda], [$with_cuda], [CUDA compiler])
+MOEEP_FEATURE_RESULT([cuda], [CUDA], [--with-cuda], [$with_cuda], [CUDA kernels])
 AM_CONDITIONAL([HAVE_NVCC], [test "x$moeep_have_cuda" = xyes])
 ])
 
@@ -119,8 +120,8 @@ AS_IF([test -z "$moeep_nvcc_version"], [
 ])
 
 # MOEEP_CUDA_COMPILES
-# Compiles what the build would compile, for the same architectures: an nvcc can be there and still
-# refuse the host compiler or an architecture.
+# Compiles as the build will compile, for the same architectures: an nvcc can be there and still
+# refuse the host compiler, an architecture or an option.
 AC_DEFUN([MOEEP_CUDA_COMPILES], [
 AS_IF([test -z "$NVCC_GENCODE"], [
   moeep_sm="80 90"
@@ -134,15 +135,21 @@ AS_IF([test -z "$NVCC_GENCODE"], [
   NVCC_GENCODE="$NVCC_GENCODE -gencode arch=compute_$moeep_arch,code=compute_$moeep_arch"
   NVCC_GENCODE=`AS_ECHO(["$NVCC_GENCODE"]) | $SED 's/^ *//'`
 ])
+AS_IF([test -z "$NVCCFLAGS"], [NVCCFLAGS=-O3])
+dnl Sums are multiplied and added, each rounded, as on the host: no contraction. A kernel that
+dnl spills registers should be seen.
+MOEEP_NVCCFLAGS="-std=c++17 --fmad=false -Xptxas -warn-spills"
 AC_MSG_CHECKING([whether nvcc compiles a kernel])
 cat >conftest.cu <<'MOEEP_EOF'
 extern "C" __global__ void conftest_kernel(unsigned *out) { *out = threadIdx.x; }
 MOEEP_EOF
 rm -f conftest.fatbin
-AS_ECHO(["$NVCC $NVCC_GENCODE -fatbin -o conftest.fatbin conftest.cu"]) >&AS_MESSAGE_LOG_FD
-AS_IF([$NVCC $NVCC_GENCODE -fatbin -o conftest.fatbin conftest.cu >conftest.err 2>&1 &&
-       test -s conftest.fatbin], [
-  moeep_reason_cuda="nvcc $moeep_nvcc_version"
+moeep_command="$NVCC $NVCC_GENCODE -fatbin $MOEEP_NVCCFLAGS $NVCCFLAGS"
+moeep_command="$moeep_command -MD -MP -MT conftest.fatbin -MF conftest.d -o conftest.fatbin"
+AS_ECHO(["$moeep_command conftest.cu"]) >&AS_MESSAGE_LOG_FD
+AS_IF([$moeep_command conftest.cu >conftest.err 2>&1 && test -s conftest.fatbin], [
+  MOEEP_CUDA_TARGETS
+  moeep_reason_cuda="nvcc $moeep_nvcc_version; $moeep_targets"
   moeep_note_cuda=$NVCC
 ], [
   moeep_have_cuda=no
@@ -151,6 +158,26 @@ AS_IF([$NVCC $NVCC_GENCODE -fatbin -o conftest.fatbin conftest.cu >conftest.err 
   moeep_reason_cuda="$moeep_reason_cuda${moeep_line:+: $moeep_line}"
 ])
 cat conftest.err >&AS_MESSAGE_LOG_FD
-rm -f conftest.cu conftest.fatbin conftest.err
+rm -f conftest.cu conftest.fatbin conftest.d conftest.err
 AC_MSG_RESULT([$moeep_have_cuda])
+AC_SUBST([MOEEP_NVCCFLAGS])
+])
+
+# MOEEP_CUDA_TARGETS
+# Sets moeep_targets to what NVCC_GENCODE puts into an image, for people: the codes, without the
+# architectures that they are made from. -arch=sm_NN is nvcc's short form of code and PTX.
+AC_DEFUN([MOEEP_CUDA_TARGETS], [
+moeep_targets=
+moeep_ptx=
+for moeep_word in `AS_ECHO(["$NVCC_GENCODE"]) |
+  $SED -e 's/--gpu-architecture/-arch/g' \
+       -e 's/-arch[[= ]]*sm_\([[0-9]][[0-9a-z]]*\)/sm_\1 compute_\1/g' \
+       -e 's/arch=compute_[[0-9a-z]]*//g' -e 's/[[^a-z0-9_]]/ /g'`; do
+  AS_CASE([$moeep_word],
+    [sm_[[0-9]]*], [moeep_targets="$moeep_targets $moeep_word"],
+    [compute_[[0-9]]*], [moeep_ptx="$moeep_ptx $moeep_word"])
+done
+moeep_targets="${moeep_targets# }${moeep_ptx:+${moeep_targets:+ and }PTX of$moeep_ptx}"
+dnl Options in a form that is not known here, such as -arch=native, speak for themselves.
+AS_IF([test -z "$moeep_targets"], [moeep_targets=$NVCC_GENCODE])
 ])

@@ -71,8 +71,6 @@ printf '  %-22s %s%s\n' "$1" "$2" "$moeep_text" >&AS_MESSAGE_LOG_FD
 ])
 
 AC_DEFUN([MOEEP_SUMMARY], [
-AS_IF([test "x$moeep_have_cuda" = xyes],
-      [moeep_note_cuda="$moeep_note_cuda; this release has no CUDA kernels yet"])
 AS_IF([test "x$moeep_have_rocm" = xyes],
       [moeep_note_rocm="$moeep_note_rocm; this release has no ROCm kernels yet"])
 AS_IF([test "x$moeep_have_verbs" = xyes],
@@ -82,8 +80,8 @@ AS_IF([test "x$moeep_have_mlx5dv" = xyes],
 AS_IF([test "x$moeep_have_ibgda" = xyes],
       [moeep_note_ibgda="this release has no RDMA transport yet"])
 AC_MSG_NOTICE([$PACKAGE_NAME $PACKAGE_VERSION is configured as follows])
-MOEEP_SUMMARY_LINE([host backend], [yes], [the one backend that runs in this release])
-MOEEP_SUMMARY_LINE([CUDA compiler], [$moeep_have_cuda], [$moeep_reason_cuda], [$moeep_note_cuda])
+MOEEP_SUMMARY_LINE([host backend], [yes], [always built])
+MOEEP_SUMMARY_LINE([CUDA kernels], [$moeep_have_cuda], [$moeep_reason_cuda], [$moeep_note_cuda])
 MOEEP_SUMMARY_LINE([ROCm compiler], [$moeep_have_rocm], [$moeep_reason_rocm], [$moeep_note_rocm])
 MOEEP_SUMMARY_LINE([libibverbs], [$moeep_have_verbs], [$moeep_reason_verbs], [$moeep_note_verbs])
 MOEEP_SUMMARY_LINE([mlx5dv], [$moeep_have_mlx5dv], [$moeep_reason_mlx5dv], [$moeep_note_mlx5dv])

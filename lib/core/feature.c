@@ -5,15 +5,9 @@
 #include "core/error.h"
 
 /*
- * What configure found is not yet what the library can use: this release has the host backend
- * alone. So the others are off, and the reason says what was found as well.
+ * What configure found is not always what the library can use: this release has no RDMA transport
+ * and no ROCm kernels. So these are off, and the reason says what was found as well.
  */
-#if MOEEP_HAVE_CUDA
-#define REASON_CUDA MOEEP_REASON_CUDA " found; this release carries no CUDA kernels"
-#else
-#define REASON_CUDA MOEEP_REASON_CUDA
-#endif
-
 #if MOEEP_HAVE_VERBS
 #define REASON_VERBS MOEEP_REASON_VERBS " found; this release has no RDMA transport"
 #else
@@ -43,8 +37,9 @@ static const struct {
 	int32_t enabled;
 	const char *reason;
 } features[] = {
-	{"host", 1, "always built"},  {"cuda", 0, REASON_CUDA},	  {"verbs", 0, REASON_VERBS},
-	{"mlx5dv", 0, REASON_MLX5DV}, {"ibgda", 0, REASON_IBGDA}, {"rocm", 0, REASON_ROCM},
+	{"host", 1, "always built"}, {"cuda", MOEEP_HAVE_CUDA, MOEEP_REASON_CUDA},
+	{"verbs", 0, REASON_VERBS},  {"mlx5dv", 0, REASON_MLX5DV},
+	{"ibgda", 0, REASON_IBGDA},  {"rocm", 0, REASON_ROCM},
 };
 
 #define NUM_FEATURES (sizeof(features) / sizeof(features[0]))

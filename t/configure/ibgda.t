@@ -21,7 +21,7 @@ fake_feature IBGDA 1 "were found" "IBGDA"
 fake_configure "no, everything" --disable-ibgda "$pc" "$path"
 fake_succeeds
 fake_feature IBGDA 0 "disabled by --disable-ibgda" "IBGDA"
-fake_feature CUDA 1 "nvcc 13" "CUDA compiler"
+fake_feature CUDA 1 "nvcc 13" "CUDA kernels"
 
 fake_configure "auto, no CUDA" "$pc"
 fake_succeeds

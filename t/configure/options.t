@@ -12,7 +12,7 @@ fake_value MOEEP_HAVE_SANITIZERS 0
 tap_like "$(fake_subst MOEEP_CODEGEN_CFLAGS)" "-ffp-contract=off" "products are not contracted"
 tap_unlike "$(fake_subst MOEEP_WARN_CFLAGS)" "-Werror" "warnings are no errors by default"
 tap_is "$(fake_subst MOEEP_NO_UNDEFINED)" "-Wl,-z,defs" "undefined symbols are errors"
-for label in "host backend" "CUDA compiler" "ROCm compiler" libibverbs mlx5dv IBGDA sanitizers \
+for label in "host backend" "CUDA kernels" "ROCm compiler" libibverbs mlx5dv IBGDA sanitizers \
 	"warnings as errors" "shared library" "static library"; do
 	tap_is "$(printf '%s\n' "$tap_out" | grep -c "^  $label  *\(yes\|no\)\( (.*)\)*\$")" 1 \
 		"the summary has one line for: $label"

@@ -22,7 +22,7 @@ fake_fails "--with-rocm was given, but hipcc was not found"
 fake_configure "yes, hipcc and nvcc" --with-rocm PATH="$hip_and_nv"
 fake_succeeds
 fake_feature ROCM 1 "hipcc 6\.1\.4" "ROCm compiler"
-fake_feature CUDA 0 "excluded by --with-rocm" "CUDA compiler"
+fake_feature CUDA 0 "excluded by --with-rocm" "CUDA kernels"
 fake_feature IBGDA 0 "ROCm excludes it" "IBGDA"
 tap_like "$tap_out" "^configure: this is a ROCm build: CUDA and IBGDA are excluded" \
 	"a notice says so"
@@ -31,7 +31,7 @@ tap_is "$(cat "$tap_dir/cuda/calls" 2>/dev/null)" "" "nvcc is not run"
 fake_configure "DIR" --with-rocm="$tap_dir/rocm" --without-cuda
 fake_succeeds
 fake_feature ROCM 1 "hipcc 6\.1\.4" "ROCm compiler"
-fake_feature CUDA 0 "disabled by --without-cuda" "CUDA compiler"
+fake_feature CUDA 0 "disabled by --without-cuda" "CUDA kernels"
 
 fake_configure "DIR without hipcc" --with-rocm="$fake_empty" PATH="$hip"
 fake_fails "$fake_empty/bin/hipcc was not found"
@@ -50,7 +50,7 @@ fake_fails "--with-rocm and --with-cuda exclude each other"
 fake_configure "auto, hipcc and no nvcc" PATH="$hip"
 fake_succeeds
 fake_feature ROCM 1 "hipcc 6\.1\.4" "ROCm compiler"
-fake_feature CUDA 0 "nvcc was not found" "CUDA compiler"
+fake_feature CUDA 0 "nvcc was not found" "CUDA kernels"
 fake_feature IBGDA 0 "ROCm excludes it" "IBGDA"
 
 fake_configure "auto, hipcc in the default place" moeep_cv_rocm_dirs="$tap_dir/rocm/bin"
@@ -60,12 +60,12 @@ fake_feature ROCM 1 "hipcc 6\.1\.4" "ROCm compiler"
 fake_configure "auto, hipcc and nvcc" PATH="$hip_and_nv"
 fake_succeeds
 fake_feature ROCM 0 "an nvcc was found" "ROCm compiler"
-fake_feature CUDA 1 "nvcc 13\.0" "CUDA compiler"
+fake_feature CUDA 1 "nvcc 13\.0" "CUDA kernels"
 
 fake_configure "auto, hipcc and an nvcc too old" PATH="$tap_dir/oldcuda/bin:$hip"
 fake_succeeds
 fake_feature ROCM 0 "an nvcc was found" "ROCm compiler"
-fake_feature CUDA 0 "too old" "CUDA compiler"
+fake_feature CUDA 0 "too old" "CUDA kernels"
 
 fake_configure "auto, --with-cuda" --with-cuda PATH="$hip_and_nv"
 fake_succeeds

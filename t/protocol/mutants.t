@@ -55,6 +55,8 @@ case "$(made MOEEP_SANITIZER_CFLAGS) $(made CFLAGS)" in
 esac
 # What the test programs share: it needs no mutants, and the sanitizer nothing of it.
 helpers="$abs_top_builddir/t/.libs/libop.a $abs_top_builddir/t/.libs/libtap.a"
+# Kernels are data; a build without them has no such archive.
+images=$(ls "$abs_top_builddir"/kernels/.libs/libimages.a 2>/dev/null)
 # shellcheck disable=SC2086
 ls "$archive" $helpers >/dev/null
 tap_ok $? "the archives of library and tests are built" || tap_done
@@ -123,7 +125,7 @@ compile_tsan()
 	done
 	wait $! || return 1
 	# shellcheck disable=SC2086
-	$cc -fsanitize=thread -o "$tap_dir/stress-tsan" "$tap_dir"/tsan/*.o $helpers $libs
+	$cc -fsanitize=thread -o "$tap_dir/stress-tsan" "$tap_dir"/tsan/*.o $helpers $images $libs
 }
 
 # mutate NAME: writes the mutant's sources, edits that do not apply are an error. Prints the mode
