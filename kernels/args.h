@@ -143,6 +143,15 @@ struct moeep_dev_window {
 	uint64_t ll_cslot_bytes;
 };
 
+/* Traffic with a peer since creation. */
+enum moeep_dev_traffic {
+	MOEEP_DEV_DISPATCH_ROWS,
+	MOEEP_DEV_DISPATCH_BYTES,
+	MOEEP_DEV_COMBINE_ROWS,
+	MOEEP_DEV_COMBINE_BYTES,
+	MOEEP_DEV_TRAFFIC
+};
+
 /* What every kernel gets. */
 struct moeep_dev_context {
 	struct moeep_dev_shared *shared;
@@ -162,6 +171,7 @@ struct moeep_dev_context {
 	int32_t max_topk;
 	int32_t operation;
 	int32_t reserved;
+	uint64_t *traffic;		      /* pinned, [R][MOEEP_DEV_TRAFFIC] */
 	const struct moeep_dev_result *after; /* the wait_event's; may be NULL */
 	struct moeep_dev_result *result;
 	int32_t *status; /* may be NULL */
@@ -230,7 +240,7 @@ struct moeep_dev_route {
 	int64_t *host_recv;    /* [R] */
 	int64_t *host_experts; /* [L] */
 	int64_t *host_offsets; /* [L + 1] */
-	int64_t *host_rows;    /* 1 */
+	int64_t *host_rows;    /* rows, epoch */
 };
 
 /*
@@ -378,6 +388,8 @@ struct moeep_ht_combine_params {
 	int32_t expert_major;
 	int32_t weighted;
 	int32_t topk;
+	int32_t needs_x;
+	int32_t reserved;
 };
 
 struct moeep_ll_dispatch_params {

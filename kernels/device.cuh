@@ -276,6 +276,18 @@ DEV bool kernel_begin(const struct moeep_dev_context &c)
 	return __syncthreads_and(go) != 0;
 }
 
+/* The last block's threads add up what has come from each rank. */
+DEV void count_traffic(const struct moeep_dev_context &c, int kind, const int32_t *rows,
+		       uint64_t row_bytes)
+{
+	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		volatile uint64_t *traffic = c.traffic + (int64_t)rank * MOEEP_DEV_TRAFFIC + kind;
+
+		traffic[0] += (uint64_t)rows[rank];
+		traffic[1] += (uint64_t)rows[rank] * row_bytes;
+	}
+}
+
 /* Which rank holds an expert, as moeep_expert_range() deals them. */
 DEV int expert_rank(const struct moeep_dev_context &c, int expert)
 {

@@ -411,7 +411,11 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 		return;
 	}
-	if ((int)blockIdx.x >= p.senders) {
+	if (!p.x && p.route->num_records > 0 && p.needs_x) {
+		/* Peers wait for rows that this rank does not have. */
+		raise(c, MOEEP_ERR_INVALID, -1, 0, p.plan->epoch, 0, 0);
+		ok = false;
+	} else if ((int)blockIdx.x >= p.senders) {
 		ok = sum_tokens(p);
 		if (p.out_topk_weights && (p.plan->given & 1u)) {
 			ok = take_values(p) && ok;
@@ -445,10 +449,6 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		return;
 	}
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && threadIdx.x == 0) {
-		if (!p.x && p.route->num_records > 0) {
-			note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_X, -1,
-				 p.route->num_records, 0);
-		}
 		finish_result(c, p.plan->result.code, p.plan->result.detail, p.plan->result.a,
 			      p.plan->result.b, p.plan->result.c);
 	}

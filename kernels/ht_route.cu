@@ -447,7 +447,8 @@ DEV void write_counts(const struct route &r)
 		if (p.num_recv) {
 			*p.num_recv = route->num_rows;
 		}
-		*route->host_rows = route->num_rows;
+		route->host_rows[0] = route->num_rows;
+		route->host_rows[1] = (int64_t)(r.cached ? route->epoch : r.epoch);
 	}
 }
 
@@ -574,6 +575,16 @@ DEV void make_plan(const struct route &r, const int *run, const int *base)
 	}
 	if (plan->move) {
 		find_destinations(r, plan);
+		if (r.combine) {
+			count_traffic(c, MOEEP_DEV_COMBINE_ROWS, p.route->send_count, p.row_bytes);
+		} else {
+			uint64_t scales = (uint64_t)plan->scale_count *
+					  (plan->scale_dtype == MOEEP_UE8M0 ? 1 : 4);
+
+			count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, p.route->recv_count,
+				      p.row_bytes +
+					      (plan->given & 2u ? (scales + 15) / 16 * 16 : 0));
+		}
 	}
 	if (threadIdx.x == 0) {
 		c.state->ht_epoch = r.epoch;

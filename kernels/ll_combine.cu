@@ -227,6 +227,7 @@ DEV bool recv_phase(const struct moeep_ll_combine_params &p, uint64_t epoch)
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_CRECV], gridDim.x)) {
 		/* Pairs with the wait for credit in send_phase() of each rank. */
 		block_publish(c, c.window.ll_creceived, flag_word(epoch, 0));
+		count_traffic(c, MOEEP_DEV_COMBINE_ROWS, p.route->send_count, p.partial_bytes);
 		if (threadIdx.x == 0) {
 			c.state->ll_crecv = epoch;
 			if (lost_at >= 0) {

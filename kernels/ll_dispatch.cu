@@ -420,8 +420,10 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 		route->num_rows = found;
 		route->num_records = records;
 		route->overflow = most > p.capacity || records > p.max_recv;
-		*route->host_rows = found;
+		route->host_rows[0] = found;
+		route->host_rows[1] = (int64_t)epoch;
 	}
+	count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, route->recv_count, p.row_bytes);
 }
 
 /* Positions of the choices of tokens [first, last) of all sources, from the counts before them. */

@@ -11,6 +11,7 @@
 #include "bootstrap/boot.h"
 #include "core/comm.h"
 #include "core/error.h"
+#include "cuda/window.h"
 #include "memory/node.h"
 
 struct verdict {
@@ -167,7 +168,15 @@ int moeep_comm_agree(struct moeep_comm *comm, int result)
 struct announcement {
 	uint64_t number;
 	uint64_t bytes;
+	uint64_t device; /* it is device memory */
 };
+
+static int map(struct moeep_comm *comm, int fd, const struct announcement *theirs,
+	       struct moeep_window **window)
+{
+	return theirs->device ? moeep_cuda_window_map(comm->cuda, fd, theirs->bytes, window)
+			      : moeep_window_map(fd, theirs->bytes, window);
+}
 
 /* This host's ranks in ascending order, as the exchange of descriptors counts them. */
 static int take_windows(struct moeep_comm *comm, const struct announcement *all, int *fds,
@@ -187,8 +196,8 @@ static int take_windows(struct moeep_comm *comm, const struct announcement *all,
 		} else if (all[rank].bytes > 0 && (!fds || fds[peer->local_rank] < 0)) {
 			rc = moeep_fail(MOEEP_ERR_SYSTEM, "no descriptor came from rank %d", rank);
 		} else {
-			rc = moeep_window_map(fds ? fds[peer->local_rank] : -1, all[rank].bytes,
-					      &windows[rank]);
+			rc = map(comm, fds ? fds[peer->local_rank] : -1, &all[rank],
+				 &windows[rank]);
 		}
 		if (rc != MOEEP_OK) {
 			return rc;
@@ -211,6 +220,7 @@ int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *m
 	}
 	here.number = mine->number;
 	here.bytes = mine->bytes;
+	here.device = mine->release != NULL;
 	rc = moeep_comm_gather(comm, &here, all, sizeof(here));
 	if (rc == MOEEP_OK && comm->local) {
 		fds = malloc((size_t)comm->local_ranks * sizeof(*fds));

@@ -11,6 +11,7 @@
 #include "bootstrap/boot.h"
 #include "core/comm.h"
 #include "core/error.h"
+#include "cuda/device.h"
 #include "memory/node.h"
 #include "memory/region.h"
 
@@ -56,6 +57,7 @@ static int exchange_identities(struct moeep_comm *comm, int result)
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
 		mine.backend = comm->settings.backend;
+		mine.has_cuda = comm->cuda != NULL;
 		rc = moeep_comm_gather(comm, &mine, all, sizeof(mine));
 	}
 	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
@@ -95,7 +97,7 @@ static int choose_transports(struct moeep_comm *comm)
 		} else if (moeep_identity_same_process(&self->id, &peer->id)) {
 			peer->transport = MOEEP_TRANSPORT_PROCESS;
 		} else {
-			peer->transport = MOEEP_TRANSPORT_SHM;
+			peer->transport = comm->cuda ? MOEEP_TRANSPORT_CUDA : MOEEP_TRANSPORT_SHM;
 		}
 	}
 	return MOEEP_OK;
@@ -162,6 +164,8 @@ static int share_control(struct moeep_comm *comm)
 
 static void comm_free(struct moeep_comm *comm)
 {
+	/* Its watcher looks at the peers. */
+	moeep_cuda_close(comm);
 	for (int rank = 0; comm->peers && rank < comm->num_ranks; rank++) {
 		if (comm->peers[rank].lifeline >= 0) {
 			close(comm->peers[rank].lifeline);
@@ -207,21 +211,47 @@ static int check_config(int rank, int num_ranks, const moeep_comm_config_t *conf
 	return MOEEP_OK;
 }
 
-static int comm_connect(struct moeep_comm *comm)
+/* Open the GPU if the setting asks for it, or leaves it open and one is there. */
+static int open_backend(struct moeep_comm *comm, int device_plus_one)
 {
-	int rc = MOEEP_OK;
+	int rc;
 
-	if (comm->settings.backend == MOEEP_BACKEND_CUDA) {
-		rc = moeep_fail(
-			MOEEP_ERR_UNSUPPORTED,
-			"backend cuda is asked for; this release has the host backend only");
-	} else if (comm->settings.backend == MOEEP_BACKEND_AUTO) {
-		comm->settings.backend = MOEEP_BACKEND_HOST;
+	if (comm->settings.backend == MOEEP_BACKEND_HOST) {
+		return MOEEP_OK;
 	}
+	rc = moeep_cuda_open(comm, device_plus_one);
+	if (rc != MOEEP_OK && comm->settings.backend == MOEEP_BACKEND_AUTO) {
+		moeep_log(&comm->log, MOEEP_LOG_INFO, "host backend: %s", moeep_error_detail());
+		rc = MOEEP_OK;
+	}
+	return rc;
+}
+
+/* Left open, it is CUDA where every rank can: all ranks find the same. */
+static void choose_backend(struct moeep_comm *comm)
+{
+	int without = -1;
+
+	for (int rank = 0; rank < comm->num_ranks && without < 0; rank++) {
+		without = comm->peers[rank].id.has_cuda ? -1 : rank;
+	}
+	if (comm->settings.backend == MOEEP_BACKEND_AUTO && without >= 0 && comm->cuda) {
+		moeep_log(&comm->log, MOEEP_LOG_INFO, "host backend: rank %d cannot use a GPU",
+			  without);
+		moeep_cuda_close(comm);
+	}
+	comm->settings.backend = comm->cuda ? MOEEP_BACKEND_CUDA : MOEEP_BACKEND_HOST;
+}
+
+static int comm_connect(struct moeep_comm *comm, int device_plus_one)
+{
+	int rc = open_backend(comm, device_plus_one);
+
 	rc = exchange_identities(comm, rc);
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
+	choose_backend(comm);
 	assign_nodes(comm);
 	/* From the same data on all ranks, so all of them fail here or none. */
 	rc = choose_transports(comm);
@@ -235,6 +265,9 @@ static int comm_connect(struct moeep_comm *comm)
 	if (rc == MOEEP_OK) {
 		rc = moeep_comm_share_lifelines(comm);
 		rc = moeep_comm_agree(comm, rc);
+	}
+	if (rc == MOEEP_OK && comm->cuda) {
+		rc = moeep_cuda_join(comm);
 	}
 	return rc;
 }
@@ -298,7 +331,7 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	comm->log.rank = rank;
 	rc = moeep_boot_open(&config, rank, num_ranks, comm->settings.timeout_ms, &comm->boot);
 	if (rc == MOEEP_OK) {
-		rc = comm_connect(comm);
+		rc = comm_connect(comm, config.device_plus_one);
 	}
 	if (rc != MOEEP_OK) {
 		goto free_comm;
@@ -306,6 +339,13 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	comm->cache_share = moeep_host_cache_bytes() / (uint64_t)comm->local_ranks;
 	if (comm->settings.spin_us == MOEEP_SPIN_AUTO) {
 		comm->settings.spin_us = default_spin_us(comm->local_ranks);
+	}
+	if (comm->cuda) {
+		/* The last thing that can fail; peers need not know: they find this rank gone. */
+		rc = moeep_cuda_watch(comm);
+		if (rc != MOEEP_OK) {
+			goto free_comm;
+		}
 	}
 	moeep_log(&comm->log, MOEEP_LOG_INFO,
 		  "rank %d of %d, %d on this host, %s between processes", rank, num_ranks,
@@ -334,6 +374,9 @@ int moeep_comm_destroy(moeep_comm_t *comm)
 		return moeep_fail(MOEEP_ERR_STATE,
 				  "comm still has %d buffers and %d events; destroy them first",
 				  num_buffers, num_events);
+	}
+	if (comm->cuda) {
+		moeep_cuda_unwatch(comm);
 	}
 	/* Says that the end of file to come is no accident; pairs with moeep_comm_find_lost(). */
 	atomic_store_explicit(&moeep_comm_control(comm)->left, 1, memory_order_release);

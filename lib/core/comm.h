@@ -16,6 +16,7 @@
 #include "topology/host.h"
 
 struct moeep_boot;
+struct moeep_cuda;
 struct moeep_node;
 struct moeep_region;
 
@@ -40,6 +41,7 @@ struct moeep_comm {
 	struct moeep_settings settings;
 	struct moeep_log log;
 	struct moeep_boot *boot;
+	struct moeep_cuda *cuda; /* NULL with the host backend */
 	struct moeep_node *local; /* descriptor exchange between the processes of this host */
 	int lifeline;		  /* write end of this rank's pipe, never written to */
 	struct moeep_peer *peers; /* [num_ranks] */
@@ -87,7 +89,7 @@ uint32_t moeep_comm_fds_timeout(const struct moeep_comm *comm);
 int moeep_comm_agree(struct moeep_comm *comm, int result);
 
 /*
- * Share windows: mine is this rank's; windows[num_ranks] gets one reference to each rank's, its own
+ * Share windows, of host or of device memory as `mine` is: mine is this rank's; windows[num_ranks] gets one reference to each rank's, its own
  * included. Collective, and agreed: all succeed or all fail. `result` is this rank's so far; if it
  * is a failure mine may be NULL.
  */

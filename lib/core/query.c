@@ -7,6 +7,7 @@
 
 #include "core/comm.h"
 #include "core/error.h"
+#include "cuda/device.h"
 #include "memory/region.h"
 
 int moeep_comm_query(const moeep_comm_t *comm_const, moeep_comm_info_t *info)
@@ -32,7 +33,7 @@ int moeep_comm_query(const moeep_comm_t *comm_const, moeep_comm_info_t *info)
 		}
 	}
 	own.backend = comm->settings.backend;
-	own.device = -1;
+	own.device = comm->cuda ? comm->cuda->ordinal : -1;
 	own.timeout_ms = comm->settings.timeout_ms;
 	own.control_bytes = comm->peers[comm->rank].control_window->bytes;
 	own.symmetric_bytes = moeep_region_bytes(comm);
@@ -67,6 +68,11 @@ int moeep_comm_query_peer(const moeep_comm_t *comm, int rank, moeep_peer_info_t 
 		break;
 	case MOEEP_TRANSPORT_PROCESS:
 		snprintf(own.reason, sizeof(own.reason), "a thread of this process");
+		break;
+	case MOEEP_TRANSPORT_CUDA:
+		snprintf(own.reason, sizeof(own.reason),
+			 "same host (id %.40s), another process: its device memory is mapped here",
+			 peer->id.host_id);
 		break;
 	default:
 		snprintf(own.reason, sizeof(own.reason),

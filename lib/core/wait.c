@@ -103,6 +103,13 @@ static bool sleep_on(struct moeep_control *control, moeep_ready_fn ready, void *
 	return done;
 }
 
+void moeep_wait_doorbell(struct moeep_comm *comm, moeep_ready_fn ready, void *arg, uint64_t ns)
+{
+	struct moeep_pending pending = {.peer = -1};
+
+	(void)sleep_on(moeep_comm_control(comm), ready, arg, &pending, ns);
+}
+
 static struct moeep_cause cause_of(const struct moeep_wait *wait,
 				   const struct moeep_pending *pending, int result)
 {

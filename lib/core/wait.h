@@ -75,6 +75,9 @@ void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op
  */
 int moeep_wait_until(const struct moeep_wait *wait, moeep_ready_fn ready, void *arg);
 
+/* Sleep on this rank's doorbell until it rings, `ready` says so, or at most that long. */
+void moeep_wait_doorbell(struct moeep_comm *comm, moeep_ready_fn ready, void *arg, uint64_t ns);
+
 /* Wake `peer` if it sleeps; call after publishing a flag that it may wait for. */
 void moeep_wait_wake(struct moeep_comm *comm, int peer);
 void moeep_wait_wake_all(struct moeep_comm *comm);

@@ -96,6 +96,9 @@
 	/* Memory: allocation, copies, and what a pointer is. */ \
 	CALL(cuMemAlloc, cuMemAlloc_v2, (CUdeviceptr *ptr, size_t bytes)) \
 	CALL(cuMemFree, cuMemFree_v2, (CUdeviceptr ptr)) \
+	CALL(cuMemAllocAsync, cuMemAllocAsync, \
+	     (CUdeviceptr *ptr, size_t bytes, CUstream stream)) \
+	CALL(cuMemFreeAsync, cuMemFreeAsync, (CUdeviceptr ptr, CUstream stream)) \
 	CALL(cuMemGetInfo, cuMemGetInfo_v2, (size_t *free_bytes, size_t *total_bytes)) \
 	CALL(cuMemGetAddressRange, cuMemGetAddressRange_v2, \
 	     (CUdeviceptr *base, size_t *bytes, CUdeviceptr ptr)) \

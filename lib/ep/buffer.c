@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "cuda/buffer.h"
+#include "cuda/window.h"
 #include "ep/buffer.h"
 
 static void count_buffers(struct moeep_comm *comm, int by)
@@ -134,11 +136,20 @@ static int agree_config(struct moeep_comm *comm, const moeep_buffer_config_t *co
 }
 
 /* Flags start one epoch before the first operation's, and so do the counters. */
-static void set_epochs(struct moeep_buffer *buffer, uint64_t epoch)
+static int set_epochs(struct moeep_buffer *buffer, uint64_t epoch)
 {
-	struct moeep_words *words = moeep_buffer_words(buffer, buffer->comm->rank);
+	struct moeep_words *words;
 	uint64_t word = moeep_flag_word(epoch, 0);
 
+	atomic_init(&buffer->ht_epoch, epoch);
+	atomic_init(&buffer->ll_epoch, epoch);
+	buffer->ll_recv_epoch = epoch;
+	buffer->ll_cepoch = epoch;
+	buffer->ll_crecv_epoch = epoch;
+	if (buffer->comm->cuda) {
+		return moeep_cuda_buffer_begin(buffer, epoch);
+	}
+	words = moeep_buffer_words(buffer, buffer->comm->rank);
 	atomic_init(&words->ht_entry.word, word);
 	atomic_init(&words->ht_head.word, word);
 	atomic_init(&words->ht_done.word, word);
@@ -153,15 +164,12 @@ static void set_epochs(struct moeep_buffer *buffer, uint64_t epoch)
 		atomic_init(moeep_buffer_flag(buffer, rank, buffer->geo.ht_chead, i), word);
 		atomic_init(moeep_buffer_flag(buffer, rank, buffer->geo.ht_ctail, i), word);
 	}
-	atomic_init(&buffer->ht_epoch, epoch);
-	atomic_init(&buffer->ll_epoch, epoch);
-	buffer->ll_recv_epoch = epoch;
-	buffer->ll_cepoch = epoch;
-	buffer->ll_crecv_epoch = epoch;
+	return MOEEP_OK;
 }
 
 static void buffer_free(struct moeep_buffer *buffer)
 {
+	moeep_cuda_buffer_destroy(buffer);
 	for (int rank = 0; buffer->windows && rank < buffer->comm->num_ranks; rank++) {
 		moeep_window_unref(buffer->windows[rank]);
 	}
@@ -214,15 +222,19 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 	if (rc != MOEEP_OK) {
 		goto free_buffer;
 	}
-	rc = moeep_window_create("moeep-buffer", buffer->geo.window_bytes, &mine);
+	rc = comm->cuda ? moeep_cuda_window_create(comm->cuda, buffer->geo.window_bytes, &mine)
+			: moeep_window_create("moeep-buffer", buffer->geo.window_bytes, &mine);
 	if (rc == MOEEP_OK) {
 		buffer->windows[comm->rank] = mine;
 		/* Before any peer can look. */
-		set_epochs(buffer, buffer->geo.config.initial_epoch);
+		rc = set_epochs(buffer, buffer->geo.config.initial_epoch);
 		buffer->windows[comm->rank] = NULL;
 	}
 	rc = moeep_comm_share(comm, rc, mine, buffer->windows);
 	moeep_window_unref(mine);
+	if (rc == MOEEP_OK && comm->cuda) {
+		rc = moeep_comm_agree(comm, moeep_cuda_buffer_create(buffer));
+	}
 	if (rc != MOEEP_OK) {
 		goto free_buffer;
 	}
@@ -281,6 +293,8 @@ int moeep_buffer_query(const moeep_buffer_t *buffer, moeep_buffer_info_t *info)
 
 int moeep_buffer_traffic(const moeep_buffer_t *buffer, int peer, moeep_traffic_t *traffic)
 {
+	moeep_traffic_t own;
+
 	if (!buffer) {
 		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL");
 	}
@@ -288,8 +302,16 @@ int moeep_buffer_traffic(const moeep_buffer_t *buffer, int peer, moeep_traffic_t
 		return moeep_fail(MOEEP_ERR_INVALID, "peer is %d, not 0 to %d", peer,
 				  buffer->geo.num_ranks - 1);
 	}
-	return moeep_struct_out("traffic", traffic, &buffer->scratch.traffic[peer],
-				sizeof(buffer->scratch.traffic[peer]));
+	own = buffer->scratch.traffic[peer];
+	if (buffer->cuda) {
+		const volatile uint64_t *counters = buffer->cuda->traffic + peer * MOEEP_DEV_TRAFFIC;
+
+		own.dispatch_rows = counters[MOEEP_DEV_DISPATCH_ROWS];
+		own.dispatch_bytes = counters[MOEEP_DEV_DISPATCH_BYTES];
+		own.combine_rows = counters[MOEEP_DEV_COMBINE_ROWS];
+		own.combine_bytes = counters[MOEEP_DEV_COMBINE_BYTES];
+	}
+	return moeep_struct_out("traffic", traffic, &own, sizeof(own));
 }
 
 int moeep_buffer_window(moeep_buffer_t *buffer, uint64_t offset, uint64_t bytes, void **ptr)

@@ -12,6 +12,9 @@
 #include "ep/stream.h"
 #include "host/rowmath.h"
 
+struct moeep_cuda_buffer;
+struct moeep_cuda_handle;
+
 /* The sum of a row with its terms. */
 struct moeep_row_sum {
 	struct moeep_sum sum;
@@ -39,6 +42,7 @@ struct moeep_buffer {
 	struct moeep_comm *comm;
 	struct moeep_geometry geo;
 	struct moeep_window **windows; /* [R] */
+	struct moeep_cuda_buffer *cuda; /* NULL with the host backend */
 	const struct moeep_rowmath *rowmath;
 	struct moeep_scratch scratch;
 	struct moeep_stream stream;
@@ -58,6 +62,7 @@ enum moeep_route_kind { MOEEP_ROUTE_NONE, MOEEP_ROUTE_HT, MOEEP_ROUTE_LL_SENT, M
 struct moeep_handle {
 	struct moeep_buffer *buffer;
 	moeep_handle_config_t config; /* defaults filled in */
+	struct moeep_cuda_handle *cuda; /* holds the arrays of a GPU, in place of those below */
 	_Atomic int in_flight;	      /* operations queued that use it */
 
 	enum moeep_route_kind kind;
@@ -98,6 +103,7 @@ struct moeep_handle {
 	int32_t ll_dtype;
 	int32_t ll_quant;
 	int32_t combine_dtype;
+	bool combine_unweighted;
 };
 
 static inline void *moeep_buffer_at(const struct moeep_buffer *buffer, int rank, uint64_t offset)

@@ -50,9 +50,11 @@ int moeep_operation_call(const struct moeep_operation *operation, struct moeep_b
 		rc = operation->check(buffer, handle, own);
 	}
 	if (rc == MOEEP_OK) {
-		rc = moeep_launch_check(launch, &own_launch);
+		rc = moeep_launch_check(buffer->comm, launch, &own_launch);
 	}
-	if (rc == MOEEP_OK) {
+	if (rc == MOEEP_OK && buffer->cuda) {
+		rc = operation->cuda_run(buffer, handle, own, &own_launch);
+	} else if (rc == MOEEP_OK) {
 		rc = moeep_stream_submit(buffer, handle, &own_launch, operation->run, own,
 					 operation->args_size);
 	}
@@ -133,4 +135,26 @@ void moeep_check_scales(int *rc, const char *name, int32_t layout, int64_t strid
 		*rc = moeep_fail(MOEEP_ERR_INVALID, "%s_stride is %lld, less than %lld", name,
 				 (long long)stride, (long long)least);
 	}
+}
+
+int moeep_ht_check_cached(const struct moeep_handle *handle, const moeep_dispatch_args_t *args)
+{
+	if (handle->kind != MOEEP_ROUTE_HT) {
+		return moeep_fail(
+			MOEEP_ERR_STATE,
+			"MOEEP_DISPATCH_CACHED: the handle has no routing of an HT dispatch");
+	}
+	if ((args->num_tokens && args->num_tokens != handle->num_tokens) ||
+	    (args->topk && args->topk != handle->topk) ||
+	    (args->row_layout && args->row_layout != handle->row_layout) ||
+	    (args->expert_alignment && args->expert_alignment != handle->alignment)) {
+		return moeep_fail(
+			MOEEP_ERR_INVALID,
+			"num_tokens %lld, topk %d, row_layout %d or expert_alignment %d is not the "
+			"cached routing's %lld, %d, %d, %d",
+			(long long)args->num_tokens, args->topk, args->row_layout,
+			args->expert_alignment, (long long)handle->num_tokens, handle->topk,
+			handle->row_layout, handle->alignment);
+	}
+	return MOEEP_OK;
 }

@@ -14,6 +14,9 @@ struct moeep_operation {
 	int (*check)(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
 		     void *args);
 	int (*run)(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args);
+	/* The CUDA backend's: puts the operation on the launch's stream. */
+	int (*cuda_run)(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
+			const moeep_launch_t *launch);
 };
 
 /* Check everything, and run it where the launch says. */
@@ -45,6 +48,9 @@ void moeep_check_aligned(int *rc, const char *name, const void *rows);
 
 void moeep_check_scales(int *rc, const char *name, int32_t layout, int64_t stride, int32_t count,
 			int64_t rows);
+
+/* What a cached dispatch says of its routing must be what the handle has. */
+int moeep_ht_check_cached(const struct moeep_handle *handle, const moeep_dispatch_args_t *args);
 
 #define MOEEP_DTYPE_BIT(dtype) (1u << (dtype))
 #define MOEEP_DTYPES_INDEX     (MOEEP_DTYPE_BIT(MOEEP_INT32) | MOEEP_DTYPE_BIT(MOEEP_INT64))

@@ -9,6 +9,7 @@
 
 #include "core/comm.h"
 #include "core/error.h"
+#include "cuda/event.h"
 #include "ep/buffer.h"
 #include "ep/event.h"
 
@@ -20,6 +21,13 @@ static void count_object(struct moeep_comm *comm, int by)
 	pthread_mutex_lock(&comm->lock);
 	comm->num_events += by;
 	pthread_mutex_unlock(&comm->lock);
+}
+
+static void event_free(struct moeep_event *event)
+{
+	pthread_cond_destroy(&event->changed);
+	pthread_mutex_destroy(&event->lock);
+	free(event);
 }
 
 int moeep_event_create(moeep_comm_t *comm, uint32_t flags, moeep_event_t **event_out)
@@ -44,6 +52,14 @@ int moeep_event_create(moeep_comm_t *comm, uint32_t flags, moeep_event_t **event
 	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
 	pthread_cond_init(&event->changed, &attributes);
 	pthread_condattr_destroy(&attributes);
+	if (comm->cuda) {
+		int rc = moeep_cuda_event_create(event);
+
+		if (rc != MOEEP_OK) {
+			event_free(event);
+			return rc;
+		}
+	}
 	count_object(comm, 1);
 	*event_out = event;
 	return MOEEP_OK;
@@ -97,10 +113,12 @@ int moeep_event_destroy(moeep_event_t *event)
 		return moeep_fail(MOEEP_ERR_STATE,
 				  "the event was reset and not recorded since; record it first");
 	}
+	if (event->cuda) {
+		(void)moeep_cuda_event_wait(event, MOEEP_TIMEOUT_NONE);
+		moeep_cuda_event_destroy(event);
+	}
 	count_object(event->comm, -1);
-	pthread_cond_destroy(&event->changed);
-	pthread_mutex_destroy(&event->lock);
-	free(event);
+	event_free(event);
 	return MOEEP_OK;
 }
 
@@ -108,6 +126,12 @@ int moeep_event_begin(struct moeep_event *event)
 {
 	int rc = MOEEP_OK;
 
+	if (event->cuda) {
+		/* A captured event cannot be asked, and may be given again. */
+		return moeep_cuda_event_is_pending(event)
+			       ? moeep_fail(MOEEP_ERR_STATE, "the event is pending already")
+			       : MOEEP_OK;
+	}
 	pthread_mutex_lock(&event->lock);
 	if (event->pending) {
 		rc = moeep_fail(MOEEP_ERR_STATE, "the event is pending already");
@@ -158,6 +182,11 @@ int moeep_event_reset(moeep_event_t *event)
 	if (!event) {
 		return moeep_fail(MOEEP_ERR_INVALID, "event is NULL");
 	}
+	if (event->cuda) {
+		return moeep_fail(MOEEP_ERR_UNSUPPORTED,
+				  "moeep_event_reset() is for the host backend; record the event on "
+				  "a stream");
+	}
 	rc = moeep_event_begin(event);
 	if (rc == MOEEP_OK) {
 		pthread_mutex_lock(&event->lock);
@@ -176,17 +205,20 @@ int moeep_event_record(moeep_event_t *event, moeep_buffer_t *buffer, moeep_strea
 	if (!event) {
 		return moeep_fail(MOEEP_ERR_INVALID, "event is NULL");
 	}
-	rc = moeep_launch_check(&asked, &launch);
+	rc = moeep_launch_check(event->comm, &asked, &launch);
 	if (rc != MOEEP_OK) {
 		return rc;
+	}
+	if (stream == MOEEP_STREAM_BUFFER && !buffer) {
+		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL with MOEEP_STREAM_BUFFER");
+	}
+	if (event->cuda) {
+		return moeep_cuda_event_record(event, buffer, stream);
 	}
 	if (!stream) {
 		/* The calling thread has done all that it put on its stream. */
 		moeep_event_complete(event, MOEEP_OK);
 		return MOEEP_OK;
-	}
-	if (!buffer) {
-		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL with MOEEP_STREAM_BUFFER");
 	}
 	return moeep_stream_submit(buffer, NULL, &launch, NULL, NULL, 0);
 }
@@ -203,6 +235,9 @@ int moeep_event_wait(const moeep_event_t *event_const, uint32_t timeout_ms)
 
 	if (!event) {
 		return moeep_fail(MOEEP_ERR_INVALID, "event is NULL");
+	}
+	if (event->cuda) {
+		return moeep_cuda_event_wait(event, timeout_ms);
 	}
 	pthread_mutex_lock(&event->lock);
 	if (wait_locked(event, timeout_ms)) {
@@ -223,15 +258,18 @@ int moeep_stream_wait_event(moeep_buffer_t *buffer, moeep_stream_t stream, moeep
 	if (!event) {
 		return moeep_fail(MOEEP_ERR_INVALID, "event is NULL");
 	}
-	rc = moeep_launch_check(&asked, &launch);
+	rc = moeep_launch_check(event->comm, &asked, &launch);
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
+	if (stream == MOEEP_STREAM_BUFFER && !buffer) {
+		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL with MOEEP_STREAM_BUFFER");
+	}
+	if (event->cuda) {
+		return moeep_cuda_stream_wait(event, buffer, stream);
+	}
 	if (!stream) {
 		return moeep_event_await(event, event->comm);
-	}
-	if (!buffer) {
-		return moeep_fail(MOEEP_ERR_INVALID, "buffer is NULL with MOEEP_STREAM_BUFFER");
 	}
 	return moeep_stream_submit(buffer, NULL, &launch, NULL, NULL, 0);
 }

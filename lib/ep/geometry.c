@@ -6,6 +6,7 @@
 
 #include "core/comm.h"
 #include "core/error.h"
+#include "cuda/buffer.h"
 #include "ep/buffer.h"
 #include "ep/check.h"
 #include "ep/geometry.h"
@@ -228,6 +229,7 @@ static void lay_out(struct moeep_geometry *g)
 int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_settings *settings,
 			int rank, int num_ranks, struct moeep_geometry *g)
 {
+	bool cuda = settings->backend == MOEEP_BACKEND_CUDA;
 	int64_t tokens;
 	int rc;
 
@@ -251,13 +253,23 @@ int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_
 		g->partial_bytes = (uint64_t)g->config.hidden * sizeof(float);
 	}
 	g->hint.size = sizeof(g->hint);
-	lay_out(g);
+	if (cuda) {
+		moeep_cuda_lay_out(g);
+	} else {
+		lay_out(g);
+	}
 	tokens = g->config.modes & MOEEP_MODE_HT ? g->config.ht_max_tokens : 0;
 	if ((g->config.modes & MOEEP_MODE_LL) && g->config.ll_max_tokens > tokens) {
 		tokens = g->config.ll_max_tokens;
 	}
-	g->hint.handle_bytes = moeep_geometry_handle_bytes(g, tokens, tokens * num_ranks);
-	g->hint.private_bytes = moeep_geometry_private_bytes(g);
+	if (cuda) {
+		g->hint.handle_bytes = moeep_cuda_handle_bytes(g, g->config.modes, tokens,
+							       tokens * num_ranks);
+		g->hint.private_bytes = moeep_cuda_private_bytes(g);
+	} else {
+		g->hint.handle_bytes = moeep_geometry_handle_bytes(g, tokens, tokens * num_ranks);
+		g->hint.private_bytes = moeep_geometry_private_bytes(g);
+	}
 	return MOEEP_OK;
 }
 

@@ -12,6 +12,7 @@
 #include <moeep/moeep.h>
 
 #include "core/settings.h"
+#include "kernels/args.h"
 #include "memory/control.h"
 #include "memory/region.h"
 
@@ -96,6 +97,8 @@ struct moeep_geometry {
 	uint64_t ll_slot_bytes;
 	uint64_t ll_cslot; /* [SLOTS] combine slots of the protocol */
 	uint64_t ll_cslot_bytes;
+	struct moeep_dev_window device; /* CUDA: in place of the above */
+	uint64_t device_flags;		/* bytes of its flags, at the start */
 	uint64_t user_slot; /* [ll_combine_slots] of the caller */
 	uint64_t user_slot_bytes;
 	uint64_t window_bytes;
@@ -103,7 +106,7 @@ struct moeep_geometry {
 };
 
 /* Check a caller's configuration, fill in defaults, lay out the window. settings may change the
- * ring. */
+ * ring, and say which backend it is for. */
 int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_settings *settings,
 			int rank, int num_ranks, struct moeep_geometry *geometry);
 

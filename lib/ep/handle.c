@@ -6,10 +6,12 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "cuda/buffer.h"
 #include "ep/buffer.h"
 
 static void handle_free(struct moeep_handle *handle)
 {
+	moeep_cuda_handle_destroy(handle);
 	free(handle->topk_idx);
 	free(handle->topk_weights);
 	free(handle->send_per_rank);
@@ -121,7 +123,7 @@ int moeep_handle_create(moeep_buffer_t *buffer, const moeep_handle_config_t *con
 		rc = handle_limits(&buffer->geo, &handle->config);
 	}
 	if (rc == MOEEP_OK) {
-		rc = handle_alloc(handle);
+		rc = buffer->cuda ? moeep_cuda_handle_create(handle) : handle_alloc(handle);
 	}
 	if (rc != MOEEP_OK) {
 		handle_free(handle);
@@ -156,6 +158,13 @@ int moeep_handle_query(const moeep_handle_t *handle_const, moeep_handle_info_t *
 	if (atomic_load_explicit(&handle->in_flight, memory_order_acquire) != 0) {
 		return moeep_fail(MOEEP_ERR_NOT_READY, "an operation with the handle is in flight");
 	}
+	if (handle->cuda) {
+		int rc = moeep_cuda_handle_ready(handle);
+
+		if (rc != MOEEP_OK) {
+			return rc;
+		}
+	}
 	own.operation = handle->kind == MOEEP_ROUTE_HT	   ? MOEEP_OP_DISPATCH
 			: handle->kind == MOEEP_ROUTE_LL   ? MOEEP_OP_LL_DISPATCH_RECV
 			: handle->kind == MOEEP_ROUTE_NONE ? MOEEP_OP_NONE
@@ -173,6 +182,9 @@ int moeep_handle_query(const moeep_handle_t *handle_const, moeep_handle_info_t *
 		own.expert_offsets = handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR
 					     ? handle->expert_offsets
 					     : NULL;
+	}
+	if (handle->cuda) {
+		moeep_cuda_handle_info(handle, &own);
 	}
 	return moeep_struct_out("info", info, &own, sizeof(own));
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "cuda/launch.h"
 #include "ep/check.h"
 #include "host/ht.h"
 #include "host/ht_route.h"
@@ -76,6 +77,7 @@ int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.args_size = sizeof(*args),
 		.check = check_dispatch,
 		.run = moeep_host_dispatch,
+		.cuda_run = moeep_cuda_dispatch,
 	};
 
 	return moeep_operation_call(&operation, buffer, handle, args, launch);
@@ -106,6 +108,7 @@ int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle, const moeep_co
 		.args_size = sizeof(*args),
 		.check = check_combine,
 		.run = moeep_host_combine,
+		.cuda_run = moeep_cuda_combine,
 	};
 
 	return moeep_operation_call(&operation, buffer, handle, args, launch);
@@ -193,6 +196,7 @@ int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *args,
 		.args_size = sizeof(*args),
 		.check = check_layout,
 		.run = run_layout,
+		.cuda_run = moeep_cuda_layout,
 	};
 
 	return moeep_operation_call(&operation, buffer, NULL, args, launch);

@@ -5,6 +5,7 @@
 #include <assert.h>
 
 #include "core/error.h"
+#include "cuda/launch.h"
 #include "ep/check.h"
 #include "host/ll.h"
 
@@ -84,6 +85,7 @@ int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.args_size = sizeof(*args),
 		.check = check_dispatch,
 		.run = moeep_host_ll_dispatch,
+		.cuda_run = moeep_cuda_ll_dispatch,
 	};
 
 	return moeep_operation_call(&operation, buffer, handle, args, launch);
@@ -121,6 +123,7 @@ int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.args_size = sizeof(*args),
 		.check = check_combine,
 		.run = moeep_host_ll_combine,
+		.cuda_run = moeep_cuda_ll_combine,
 	};
 
 	return moeep_operation_call(&operation, buffer, handle, args, launch);

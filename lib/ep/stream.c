@@ -107,7 +107,8 @@ void moeep_stream_fini(struct moeep_stream *stream)
 	pthread_mutex_destroy(&stream->lock);
 }
 
-int moeep_launch_check(const moeep_launch_t *user, moeep_launch_t *launch)
+int moeep_launch_check(const struct moeep_comm *comm, const moeep_launch_t *user,
+		       moeep_launch_t *launch)
 {
 	int rc;
 
@@ -120,7 +121,7 @@ int moeep_launch_check(const moeep_launch_t *user, moeep_launch_t *launch)
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	if (launch->stream && launch->stream != MOEEP_STREAM_BUFFER) {
+	if (!comm->cuda && launch->stream && launch->stream != MOEEP_STREAM_BUFFER) {
 		return moeep_fail(MOEEP_ERR_INVALID,
 				  "launch.stream is %p; the host backend has NULL and "
 				  "MOEEP_STREAM_BUFFER only",

@@ -11,6 +11,7 @@
 #include <moeep/moeep.h>
 
 struct moeep_comm;
+struct moeep_cuda_event;
 struct moeep_handle;
 
 struct moeep_event {
@@ -21,6 +22,7 @@ struct moeep_event {
 	bool by_caller; /* pending by moeep_event_reset(): nobody but the caller ends it */
 	int result;
 	char detail[256];
+	struct moeep_cuda_event *cuda; /* what is pending on a GPU is not pending here */
 };
 
 /* Room for the largest argument structure of an operation. */
@@ -55,7 +57,8 @@ int moeep_stream_init(struct moeep_stream *stream);
 void moeep_stream_fini(struct moeep_stream *stream);
 
 /* Copy and check a caller's launch; NULL is one of zeros. */
-int moeep_launch_check(const moeep_launch_t *user, moeep_launch_t *launch);
+int moeep_launch_check(const struct moeep_comm *comm, const moeep_launch_t *user,
+		       moeep_launch_t *launch);
 
 /*
  * Run an operation where `launch` says; args are copied. Returns its result if it ran here, else

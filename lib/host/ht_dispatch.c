@@ -147,21 +147,9 @@ static int prepare(struct moeep_ht_dispatch *d, struct moeep_ht_entry *entry)
 	int rc = MOEEP_OK;
 
 	if (cached) {
-		if (handle->kind != MOEEP_ROUTE_HT) {
-			return moeep_fail(MOEEP_ERR_STATE, "MOEEP_DISPATCH_CACHED: the handle has "
-							   "no routing of an HT dispatch");
-		}
-		if ((args->num_tokens && args->num_tokens != handle->num_tokens) ||
-		    (args->topk && args->topk != handle->topk) ||
-		    (args->row_layout && args->row_layout != handle->row_layout) ||
-		    (args->expert_alignment && args->expert_alignment != handle->alignment)) {
-			return moeep_fail(
-				MOEEP_ERR_INVALID,
-				"num_tokens %lld, topk %d, row_layout %d or expert_alignment %d is "
-				"not the cached routing's %lld, %d, %d, %d",
-				(long long)args->num_tokens, args->topk, args->row_layout,
-				args->expert_alignment, (long long)handle->num_tokens, handle->topk,
-				handle->row_layout, handle->alignment);
+		rc = moeep_ht_check_cached(handle, args);
+		if (rc != MOEEP_OK) {
+			return rc;
 		}
 	} else {
 		handle->kind = MOEEP_ROUTE_NONE;

@@ -7,6 +7,7 @@
 
 #include "core/comm.h"
 #include "core/error.h"
+#include "cuda/window.h"
 #include "memory/region.h"
 
 /*
@@ -19,15 +20,23 @@ struct moeep_region {
 	uint32_t id;
 	bool registered;	       /* the caller's memory */
 	struct moeep_window **windows; /* [num_ranks]; NULL if registered */
+	void **opened;		       /* [num_ranks] what peers share by CUDA IPC */
 	char **bases;		       /* [num_ranks] */
 	size_t *bytes;		       /* [num_ranks] */
 };
 
 static void region_free(struct moeep_comm *comm, struct moeep_region *region)
 {
+	if (comm->cuda && region->id != 0) {
+		(void)moeep_cuda_region_set(comm, region->id, NULL);
+	}
 	for (int rank = 0; region->windows && rank < comm->num_ranks; rank++) {
 		moeep_window_unref(region->windows[rank]);
 	}
+	for (int rank = 0; comm->cuda && region->opened && rank < comm->num_ranks; rank++) {
+		moeep_cuda_share_close(comm->cuda, region->opened[rank]);
+	}
+	free(region->opened);
 	free(region->windows);
 	free(region->bases);
 	free(region->bytes);
@@ -43,23 +52,35 @@ static struct moeep_region *region_new(struct moeep_comm *comm)
 		return NULL;
 	}
 	region->windows = calloc(n, sizeof(*region->windows));
+	region->opened = calloc(n, sizeof(*region->opened));
 	region->bases = calloc(n, sizeof(*region->bases));
 	region->bytes = calloc(n, sizeof(*region->bytes));
-	if (!region->windows || !region->bases || !region->bytes) {
+	if (!region->windows || !region->opened || !region->bases || !region->bytes) {
 		region_free(comm, region);
 		return NULL;
 	}
 	return region;
 }
 
-/* Collective order gives the number. */
-static void region_add(struct moeep_comm *comm, struct moeep_region *region)
+/* Collective order gives the number. Takes the region over, also if it fails. */
+static int region_add(struct moeep_comm *comm, struct moeep_region *region)
 {
-	pthread_mutex_lock(&comm->lock);
+	int rc = MOEEP_OK;
+
 	region->id = ++comm->next_region;
+	if (comm->cuda) {
+		rc = moeep_comm_agree(comm,
+				      moeep_cuda_region_set(comm, region->id, region->bases));
+	}
+	if (rc != MOEEP_OK) {
+		region_free(comm, region);
+		return rc;
+	}
+	pthread_mutex_lock(&comm->lock);
 	region->next = comm->regions;
 	comm->regions = region;
 	pthread_mutex_unlock(&comm->lock);
+	return MOEEP_OK;
 }
 
 static struct moeep_region *region_remove(struct moeep_comm *comm, const void *base,
@@ -155,6 +176,7 @@ int moeep_mem_alloc(moeep_comm_t *comm, size_t bytes, uint32_t flags, void **ptr
 {
 	struct moeep_region *region;
 	struct moeep_window *mine = NULL;
+	void *own;
 	int rc = check_memory_call(comm, flags);
 
 	if (rc != MOEEP_OK) {
@@ -172,7 +194,8 @@ int moeep_mem_alloc(moeep_comm_t *comm, size_t bytes, uint32_t flags, void **ptr
 		return moeep_comm_agree(comm,
 					moeep_fail(MOEEP_ERR_NOMEM, "no memory for a region"));
 	}
-	rc = moeep_window_create("moeep-symmetric", bytes, &mine);
+	rc = comm->cuda ? moeep_cuda_window_create(comm->cuda, bytes, &mine)
+			: moeep_window_create("moeep-symmetric", bytes, &mine);
 	rc = moeep_comm_share(comm, rc, mine, region->windows);
 	moeep_window_unref(mine);
 	if (rc != MOEEP_OK) {
@@ -183,9 +206,12 @@ int moeep_mem_alloc(moeep_comm_t *comm, size_t bytes, uint32_t flags, void **ptr
 		region->bases[rank] = region->windows[rank]->base;
 		region->bytes[rank] = region->windows[rank]->bytes;
 	}
-	*ptr = region->bases[comm->rank];
-	region_add(comm, region);
-	return MOEEP_OK;
+	own = region->bases[comm->rank];
+	rc = region_add(comm, region);
+	if (rc == MOEEP_OK) {
+		*ptr = own;
+	}
+	return rc;
 }
 
 int moeep_mem_free(moeep_comm_t *comm, void *ptr)
@@ -207,12 +233,67 @@ int moeep_mem_free(moeep_comm_t *comm, void *ptr)
 	return MOEEP_OK;
 }
 
+/* Can this rank's memory be shared with every peer, and how? */
+static int share_memory(struct moeep_comm *comm, void *ptr, size_t bytes,
+			struct moeep_cuda_share *share)
+{
+	int other = -1;
+
+	if (!ptr || bytes == 0) {
+		return moeep_fail(MOEEP_ERR_INVALID, "ptr is %p, bytes is %zu", ptr, bytes);
+	}
+	for (int rank = 0; rank < comm->num_ranks && other < 0; rank++) {
+		moeep_transport_t transport = comm->peers[rank].transport;
+
+		other = transport == MOEEP_TRANSPORT_SHM || transport == MOEEP_TRANSPORT_CUDA
+				? rank
+				: -1;
+	}
+	if (comm->cuda) {
+		int rc = moeep_cuda_enter(comm->cuda);
+
+		if (rc == MOEEP_OK) {
+			rc = moeep_cuda_share_make(comm->cuda, ptr, bytes, other >= 0, share);
+			moeep_cuda_leave(comm->cuda);
+		}
+		return rc;
+	}
+	if (other >= 0) {
+		return moeep_fail(MOEEP_ERR_UNSUPPORTED,
+				  "ordinary memory at %p cannot be shared with rank %d, which is "
+				  "another process; use moeep_mem_alloc()",
+				  ptr, other);
+	}
+	*share = (struct moeep_cuda_share){.pointer = (uint64_t)(uintptr_t)ptr, .bytes = bytes};
+	return MOEEP_OK;
+}
+
+static int open_shares(struct moeep_comm *comm, const struct moeep_cuda_share *all,
+		       struct moeep_region *region)
+{
+	int rc = comm->cuda ? moeep_cuda_enter(comm->cuda) : MOEEP_OK;
+
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
+		region->bytes[rank] = all[rank].bytes;
+		region->bases[rank] = (char *)(uintptr_t)all[rank].pointer;
+		if (comm->peers[rank].transport == MOEEP_TRANSPORT_CUDA) {
+			rc = moeep_cuda_share_open(comm->cuda, &all[rank], &region->opened[rank],
+						   &region->bases[rank]);
+		}
+	}
+	if (comm->cuda) {
+		moeep_cuda_leave(comm->cuda);
+	}
+	return rc;
+}
+
 int moeep_mem_register(moeep_comm_t *comm, void *ptr, size_t bytes, uint32_t flags)
 {
-	struct {
-		uint64_t pointer;
-		uint64_t bytes;
-	} mine = {(uint64_t)(uintptr_t)ptr, bytes}, *all = NULL;
+	struct moeep_cuda_share mine = {0};
+	struct moeep_cuda_share *all;
 	struct moeep_region *region;
 	int rc = check_memory_call(comm, flags);
 
@@ -222,18 +303,7 @@ int moeep_mem_register(moeep_comm_t *comm, void *ptr, size_t bytes, uint32_t fla
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	if (!ptr || bytes == 0) {
-		rc = moeep_fail(MOEEP_ERR_INVALID, "ptr is %p, bytes is %zu", ptr, bytes);
-	}
-	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
-		if (comm->peers[rank].transport == MOEEP_TRANSPORT_SHM) {
-			rc = moeep_fail(
-				MOEEP_ERR_UNSUPPORTED,
-				"ordinary memory at %p cannot be shared with rank %d, which is "
-				"another process; use moeep_mem_alloc()",
-				ptr, rank);
-		}
-	}
+	rc = share_memory(comm, ptr, bytes, &mine);
 	region = region_new(comm);
 	all = calloc((size_t)comm->num_ranks, sizeof(*all));
 	if (rc == MOEEP_OK && (!region || !all)) {
@@ -243,17 +313,19 @@ int moeep_mem_register(moeep_comm_t *comm, void *ptr, size_t bytes, uint32_t fla
 	if (rc == MOEEP_OK) {
 		rc = moeep_comm_gather(comm, &mine, all, sizeof(mine));
 	}
-	if (rc == MOEEP_OK) {
-		for (int rank = 0; rank < comm->num_ranks; rank++) {
-			region->bases[rank] = (char *)(uintptr_t)all[rank].pointer;
-			region->bytes[rank] = all[rank].bytes;
-		}
-		region->registered = true;
-		region_add(comm, region);
-	} else if (region) {
-		region_free(comm, region);
+	if (rc == MOEEP_OK && comm->cuda) {
+		rc = moeep_comm_agree(comm, open_shares(comm, all, region));
+	} else if (rc == MOEEP_OK) {
+		rc = open_shares(comm, all, region);
 	}
 	free(all);
+	if (rc == MOEEP_OK) {
+		region->registered = true;
+		return region_add(comm, region);
+	}
+	if (region) {
+		region_free(comm, region);
+	}
 	return rc;
 }
 

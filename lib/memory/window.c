@@ -138,6 +138,29 @@ free_window:
 	return rc;
 }
 
+int moeep_window_add(void *base, size_t bytes, void (*release)(struct moeep_window *window),
+		     void *owner, bool own, struct moeep_window **window_out)
+{
+	struct moeep_window *window = window_new(bytes);
+
+	if (!window) {
+		struct moeep_window lost = {.base = base, .bytes = bytes, .owner = owner};
+
+		if (release) {
+			release(&lost);
+		}
+		return moeep_fail(MOEEP_ERR_NOMEM, "no memory for a window's description");
+	}
+	window->base = base;
+	window->release = release;
+	window->owner = owner;
+	if (own) {
+		window_enlist(window);
+	}
+	*window_out = window;
+	return MOEEP_OK;
+}
+
 int moeep_window_map(int fd, size_t bytes, struct moeep_window **window_out)
 {
 	struct moeep_window *window = window_new(bytes);
@@ -172,7 +195,9 @@ void moeep_window_unref(struct moeep_window *window)
 		return;
 	}
 	moeep_window_close_fd(window);
-	if (window->base) {
+	if (window->release) {
+		window->release(window);
+	} else if (window->base) {
 		munmap(window->base, window->bytes);
 	}
 	free(window);

@@ -10,6 +10,7 @@
 #ifndef MOEEP_MEMORY_WINDOW_H
 #define MOEEP_MEMORY_WINDOW_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,12 +20,21 @@ struct moeep_window {
 	int fd;	      /* -1 once nobody needs it any more */
 	int refs;
 	uint64_t number; /* in this process, never used again; of a mapped one 0 */
+	void (*release)(struct moeep_window *window); /* unmaps it; NULL: munmap() */
+	void *owner;				      /* for release */
 	struct moeep_window *next;
 };
 
 /* Make a zeroed window, its memory reserved, so that a full machine is an error here and not a
  * SIGBUS later. */
 int moeep_window_create(const char *name, size_t bytes, struct moeep_window **window);
+
+/*
+ * A window of memory that the caller has mapped. `release` unmaps it in the end, and does so now if
+ * this fails. own: this process made it, so that moeep_window_find() finds it.
+ */
+int moeep_window_add(void *base, size_t bytes, void (*release)(struct moeep_window *window),
+		     void *owner, bool own, struct moeep_window **window);
 
 /* Map a window of another process from its descriptor, which stays the caller's. */
 int moeep_window_map(int fd, size_t bytes, struct moeep_window **window);

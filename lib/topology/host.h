@@ -15,13 +15,15 @@ struct moeep_settings;
 struct moeep_identity {
 	uint32_t wire_version;
 	int32_t backend;
+	int32_t has_cuda; /* it can use a GPU, and may */
+	int32_t reserved;
 	int64_t pid;
 	uint64_t pid_namespace; /* inode of it; 0 if unknown */
 	char host_id[64];	/* equal: same host */
 	char host_name[64];	/* for people */
 	char socket_name[32];	/* abstract Unix socket where this rank would collect descriptors */
 };
-static_assert(sizeof(struct moeep_identity) == 184, "exchanged between processes");
+static_assert(sizeof(struct moeep_identity) == 192, "exchanged between processes");
 
 /* Host: MOEEP_HOST_ID or the kernel's boot id. Names that two machines can share do not count. */
 int moeep_identity_get(const struct moeep_settings *settings, struct moeep_identity *identity);

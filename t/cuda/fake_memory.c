@@ -125,6 +125,18 @@ CUresult cuMemFree_v2(CUdeviceptr ptr)
 	return CUDA_SUCCESS;
 }
 
+CUresult cuMemAllocAsync(CUdeviceptr *ptr, size_t bytes, CUstream stream)
+{
+	(void)stream;
+	return cuMemAlloc_v2(ptr, bytes);
+}
+
+CUresult cuMemFreeAsync(CUdeviceptr ptr, CUstream stream)
+{
+	(void)stream;
+	return cuMemFree_v2(ptr);
+}
+
 CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes)
 {
 	FAKE_TRY(fake_enter_context("cuMemGetInfo", NULL));
