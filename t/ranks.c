@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "t/device.h"
 #include "t/tap.h"
 
 #define DEFAULT_LIMIT_S	   100
@@ -55,10 +56,33 @@ struct worker {
 
 static _Thread_local struct slot *my_slot;
 static _Thread_local moeep_comm_t *const *my_comms;
+static _Thread_local moeep_event_t *my_event;
+
+void ranks_begin(void)
+{
+	if (device_mode() != DEVICE_NONE) {
+		const char *reason;
+		int count = device_count(&reason);
+
+		tap_require_all("cuda", count > 0, "%s", reason);
+	}
+}
+
+bool ranks_forked(bool processes)
+{
+	enum device_mode mode = device_mode();
+
+	return mode == DEVICE_NONE ? processes : mode == DEVICE_PROCESSES;
+}
 
 moeep_comm_t *ranks_comm(int index)
 {
 	return my_comms[index];
+}
+
+moeep_event_t *ranks_event(void)
+{
+	return my_event;
 }
 
 void *ranks_share(size_t bytes)
@@ -114,7 +138,6 @@ static void rank_main(struct run *run, int rank)
 	moeep_comm_t **comm = run->comm[rank];
 	moeep_comm_config_t comm_config = {
 		.size = sizeof(comm_config),
-		.backend = MOEEP_BACKEND_HOST,
 		.timeout_ms = config->timeout_ms ? config->timeout_ms : DEFAULT_TIMEOUT_MS,
 		.host_id = config->host_ids ? config->host_ids[rank] : NULL,
 	};
@@ -122,6 +145,11 @@ static void rank_main(struct run *run, int rank)
 
 	my_slot = &run->slot[rank];
 	my_comms = comm;
+	if (device_mode() != DEVICE_NONE && !rank_ok(device_begin(rank))) {
+		failed = true;
+		goto out;
+	}
+	device_config(rank, &comm_config);
 	for (int i = 0; i < run->num_comms; i++) {
 		moeep_comm_t *made = NULL;
 
@@ -134,6 +162,10 @@ static void rank_main(struct run *run, int rank)
 			goto out;
 		}
 	}
+	if (device_mode() != DEVICE_NONE && !rank_ok(moeep_event_create(comm[0], 0, &my_event))) {
+		failed = true;
+		goto out;
+	}
 	if (run->body(rank, comm[0], run->arg) != 0) {
 		failed = true;
 		if (my_slot->failures == 0) {
@@ -144,6 +176,8 @@ static void rank_main(struct run *run, int rank)
 		}
 	}
 out:
+	rank_ok(moeep_event_destroy(my_event));
+	my_event = NULL;
 	for (int i = 0; i < run->num_comms; i++) {
 		moeep_comm_t *made = comm[i];
 		int result;
@@ -340,7 +374,7 @@ static bool run_all(struct run *run, unsigned int limit)
 	for (int i = 0; i < run->config->num_ranks; i++) {
 		workers[i] = (struct worker){.run = run, .rank = i};
 	}
-	if (!run->config->processes) {
+	if (!ranks_forked(run->config->processes)) {
 		open_rendezvous(run, rendezvous);
 		in_time = run_threads(run, workers, limit);
 	} else {
@@ -363,6 +397,10 @@ static bool run_all(struct run *run, unsigned int limit)
 		}
 		close(pipe_fd[1]);
 		in_time = run_processes(run, workers, limit);
+		if (device_mode() != DEVICE_NONE) {
+			/* A body that gave up, or was killed, leaves its memory in use. */
+			arena_reap(device_arena());
+		}
 	}
 	for (int i = 0; i < run->num_comms; i++) {
 		rank_ok(moeep_rendezvous_destroy(rendezvous[i]));
@@ -390,6 +428,9 @@ bool ranks_run_at(const char *file, int line, const struct ranks_config *config,
 	va_start(args, fmt);
 	vsnprintf(name, sizeof(name), fmt, args);
 	va_end(args);
+	if (device_mode() != DEVICE_NONE) {
+		device_arena(); /* before the first fork */
+	}
 	run.slot = ranks_share(slot_bytes);
 	pthread_mutex_init(&run.lock, NULL);
 	pthread_condattr_init(&attr);
@@ -407,7 +448,7 @@ bool ranks_run_at(const char *file, int line, const struct ranks_config *config,
 		failures += run.slot[i].failures;
 	}
 	tap_ok(failures == 0 && in_time, file, line, "%s (%d %s)", name, config->num_ranks,
-	       config->processes ? "processes" : "threads");
+	       ranks_forked(config->processes) ? "processes" : "threads");
 	if (!in_time) {
 		tap_diag("not finished after %u s", limit);
 	}
