@@ -22,6 +22,8 @@
 
 #define DEFAULT_LIMIT_S	   100
 #define DEFAULT_TIMEOUT_MS 20000
+/* A rank that has ended leaves at once, or not at all because its body gave up. */
+#define LEAVE_MS 2000
 /* After a comm was aborted because of the limit, for the ranks to notice. */
 #define GRACE_S 15
 
@@ -354,8 +356,10 @@ static bool run_processes(struct run *run, struct worker *workers, unsigned int 
 
 static void open_rendezvous(struct run *run, moeep_rendezvous_t **rendezvous)
 {
+	moeep_rendezvous_config_t config = {.size = sizeof(config), .timeout_ms = LEAVE_MS};
+
 	for (int i = 0; i < run->num_comms; i++) {
-		int result = moeep_rendezvous_create(NULL, &rendezvous[i], &run->id[i]);
+		int result = moeep_rendezvous_create(&config, &rendezvous[i], &run->id[i]);
 
 		if (result != MOEEP_OK) {
 			tap_bail("moeep_rendezvous_create: %s: %s", moeep_strerror(result),
