@@ -5,16 +5,16 @@
 # More than any of them needs; what hangs past its own limits fails by this one.
 ops_limit=300
 
-# ops_run MODE NAME: t/op/NAME.t with MOEEP_TEST_CUDA=MODE. Its checks become this script's, each
+# ops_run MODE NAME: t/NAME.t with MOEEP_TEST_CUDA=MODE. Its checks become this script's, each
 # with the program's name in front; one more says that it came to its end.
 ops_run()
 {
 	{
 		ops_rc=0
-		MOEEP_TEST_CUDA=$1 timeout -k 20 "$ops_limit" "$abs_top_builddir/t/op/$2.t" ||
+		MOEEP_TEST_CUDA=$1 timeout -k 20 "$ops_limit" "$abs_top_builddir/t/$2.t" ||
 			ops_rc=$?
 		echo "ops_run: $ops_rc"
-	} | awk -v name="$2" -v limit="$ops_limit" -v count="$tap_count" -v failed="$tap_failed" \
+	} | awk -v name="${2#*/}" -v limit="$ops_limit" -v count="$tap_count" -v failed="$tap_failed" \
 		-v result="$tap_dir/result" '
 	function check(passed, text) {
 		count++
@@ -67,7 +67,8 @@ ops_all()
 	tap_require_devices 1
 	for ops_name in arguments async breaking ht_cached ht_capacity ht_combine ht_dispatch \
 		ht_expert_major layout ll_combine ll_dispatch ll_phases ll_quant random symmetric; do
-		ops_run "$1" "$ops_name"
+		ops_run "$1" "op/$ops_name"
 	done
+	ops_run "$1" cuda/streams
 	tap_done
 }
