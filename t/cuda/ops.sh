@@ -70,5 +70,6 @@ ops_all()
 		ops_run "$1" "op/$ops_name"
 	done
 	ops_run "$1" cuda/streams
+	ops_run "$1" cuda/graph
 	tap_done
 }
