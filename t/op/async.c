@@ -143,6 +143,7 @@ static int error_body(int rank, moeep_comm_t *comm, void *arg)
 
 	RANK_DO(ht_open(&set->tight, comm, &buffer, &handle));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &other));
+	RANK_DO(op_ready(comm));
 	RANK_TRY(moeep_event_create(comm, 0, &first));
 	RANK_TRY(moeep_event_create(comm, 0, &second));
 	RANK_DO(ht_dispatch_begin(&d, &set->tight, rank, comm, 0));

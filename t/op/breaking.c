@@ -343,6 +343,7 @@ static int both_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_TRY(moeep_buffer_create(comm, &config, &buffer));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &low));
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i < 6; i++) {
 		RANK_DO(ll_dispatch_begin(&d, &l, rank));
 		RANK_DO(ll_dispatch_send(&d, buffer, low));

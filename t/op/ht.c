@@ -453,7 +453,7 @@ int ht_open(const struct ht_case *c, moeep_comm_t *comm, moeep_buffer_t **buffer
 	ht_config(c, &config);
 	RANK_TRY(moeep_buffer_create(comm, &config, buffer));
 	RANK_TRY(moeep_handle_create(*buffer, NULL, handle));
-	return 0;
+	return op_ready(comm);
 }
 
 int ht_close(moeep_buffer_t *buffer, moeep_handle_t *handle)

@@ -168,6 +168,7 @@ static int many_body(int rank, moeep_comm_t *comm, void *arg)
 
 	RANK_DO(ht_open(&many->c[0], comm, &buffer, &handle[0]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[1]));
+	RANK_DO(op_ready(comm));
 	RANK_DO(ht_dispatch(&many->c[0], rank, comm, buffer, handle[0], 0));
 	RANK_DO(ht_dispatch(&many->c[1], rank, comm, buffer, handle[1], 0));
 	for (int i = 0; i < many->times; i++) {

@@ -95,6 +95,7 @@ static int limit_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ht_open(&c[0], comm, &buffer, &handle));
 	/* Only one rank's handle is narrow, every rank is told. */
 	RANK_TRY(moeep_handle_create(buffer, rank == 1 ? &config : NULL, &narrow));
+	RANK_DO(op_ready(comm));
 	RANK_DO(ht_dispatch_begin(&d, &c[0], rank, comm, 0));
 	rank_is(op_dispatch(buffer, narrow, &d.args, NULL), MOEEP_ERR_CAPACITY);
 	/* The counts are told, no rows come, and no routing is kept. */

@@ -367,7 +367,7 @@ int ll_open(const struct ll_case *c, moeep_comm_t *comm, moeep_buffer_t **buffer
 	ll_config(c, &config);
 	RANK_TRY(moeep_buffer_create(comm, &config, buffer));
 	RANK_TRY(moeep_handle_create(*buffer, NULL, handle));
-	return 0;
+	return op_ready(comm);
 }
 
 int ll_close(moeep_buffer_t *buffer, moeep_handle_t *handle)

@@ -39,6 +39,7 @@ static int flight_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ll_open(&c[0], comm, &buffer, &handle[0]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[1]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[2]));
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i < HANDLES; i++) {
 		RANK_DO(ll_dispatch_begin(&d[i], &c[i], rank));
 	}
@@ -92,6 +93,7 @@ static int pipeline_body(int rank, moeep_comm_t *comm, void *arg)
 
 	RANK_DO(ll_open(&c[0], comm, &buffer, &handle[0]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[1]));
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i <= rounds; i++) {
 		int now = i % 2, last = 1 - now;
 
@@ -127,6 +129,7 @@ static int buffers_body(int rank, moeep_comm_t *comm, void *arg)
 		RANK_DO(ll_open(&c[0], comm, &buffer[b], &handle[b][0]));
 		RANK_TRY(moeep_handle_create(buffer[b], NULL, &handle[b][1]));
 	}
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i < 2; i++) {
 		/* Each rank takes the buffers in an order of its own. */
 		for (int k = 0; k < BUFFERS; k++) {

@@ -267,6 +267,14 @@ int op_block_pull(const struct op_block *block)
 	return 0;
 }
 
+int op_ready(moeep_comm_t *comm)
+{
+	if (device_mode() != DEVICE_NONE) {
+		RANK_TRY(moeep_comm_barrier(comm));
+	}
+	return 0;
+}
+
 bool op_can_register(bool processes)
 {
 	return !ranks_forked(processes);

@@ -99,6 +99,13 @@ void op_block_free(struct op_block *block, moeep_comm_t *comm);
 int op_block_push(const struct op_block *block);
 int op_block_pull(const struct op_block *block);
 
+/*
+ * Before the first operation that follows the making of handles: with CUDA the driver may make a
+ * rank that allocates wait for a kernel, which would wait for this rank. The host needs no such
+ * thing, and its ranks are left to their own pace.
+ */
+int op_ready(moeep_comm_t *comm);
+
 /* Whether runs that ask for processes or threads can have memory of moeep_mem_register(). */
 bool op_can_register(bool processes);
 
