@@ -8,23 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda/driver.h"
+#include "t/cuda/try.h"
 #include "t/device.h"
 #include "t/op/ht.h"
 #include "t/op/ll.h"
 
 #define ROUNDS 7
 #define CASES  2
-
-#define TRY_CU(cu, call)                                                                           \
-	do {                                                                                       \
-		CUresult result_ = (cu)->call;                                                     \
-		if (result_ != CUDA_SUCCESS) {                                                     \
-			rank_fail("%s:%d: %s: CUDA error %d", __FILE__, __LINE__, #call,           \
-				  (int)result_);                                                   \
-			return -1;                                                                 \
-		}                                                                                  \
-	} while (0)
 
 /* Of the same shapes, with other rows, weights and choices. */
 struct set {

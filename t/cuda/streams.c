@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "cuda/driver.h"
+#include "t/cuda/try.h"
 #include "t/device.h"
 #include "t/op/ht.h"
 #include "t/op/ll.h"
@@ -20,17 +20,6 @@
 #define UNSET 4711
 
 #define WAIT_MS 20000
-
-/* The driver's result as a check of the rank. */
-#define TRY_CU(cu, call)                                                                           \
-	do {                                                                                       \
-		CUresult result_ = (cu)->call;                                                     \
-		if (result_ != CUDA_SUCCESS) {                                                     \
-			rank_fail("%s:%d: %s: CUDA error %d", __FILE__, __LINE__, #call,           \
-				  (int)result_);                                                   \
-			return -1;                                                                 \
-		}                                                                                  \
-	} while (0)
 
 struct set {
 	struct ht_case flat;
