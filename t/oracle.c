@@ -3,7 +3,6 @@
 
 #include "t/oracle.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "t/util.h"
@@ -130,10 +129,10 @@ void oracle_route(const struct oracle_group *group, int rank, int row_layout, in
 
 void oracle_rows_free(struct oracle_rows *rows)
 {
-	free(rows->row);
-	free(rows->per_expert);
-	free(rows->padded);
-	free(rows->offsets);
+	util_free(rows->row);
+	util_free(rows->per_expert);
+	util_free(rows->padded);
+	util_free(rows->offsets);
 	*rows = (struct oracle_rows){.count = 0};
 }
 

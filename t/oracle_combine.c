@@ -4,7 +4,6 @@
 #include "t/oracle.h"
 
 #include <float.h>
-#include <stdlib.h>
 
 #include "t/util.h"
 
@@ -178,7 +177,7 @@ void oracle_combine(const struct oracle_group *group, const struct oracle_expert
 			combine_weights(&c);
 		}
 	}
-	free(c.where);
+	util_free(c.where);
 }
 
 /* Low latency. */
@@ -283,7 +282,7 @@ bool oracle_ll_combine(const struct oracle_group *group, const void *const *x,
 	for (int r = 0; r < num_ranks; r++) {
 		oracle_rows_free(&rows[r]);
 	}
-	free(c.where);
-	free(rows);
+	util_free(c.where);
+	util_free(rows);
 	return complete;
 }

@@ -17,10 +17,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "t/device.h"
 #include "t/tap.h"
 
 #define DEFAULT_LIMIT_S	   100
 #define DEFAULT_TIMEOUT_MS 20000
+/* A rank that has ended leaves at once, or not at all because its body gave up. */
+#define LEAVE_MS 2000
 /* After a comm was aborted because of the limit, for the ranks to notice. */
 #define GRACE_S 15
 
@@ -55,10 +58,33 @@ struct worker {
 
 static _Thread_local struct slot *my_slot;
 static _Thread_local moeep_comm_t *const *my_comms;
+static _Thread_local moeep_event_t *my_event;
+
+void ranks_begin(void)
+{
+	if (device_mode() != DEVICE_NONE) {
+		const char *reason;
+		int count = device_count(&reason);
+
+		tap_require_all("cuda", count > 0, "%s", reason);
+	}
+}
+
+bool ranks_forked(bool processes)
+{
+	enum device_mode mode = device_mode();
+
+	return mode == DEVICE_NONE ? processes : mode == DEVICE_PROCESSES;
+}
 
 moeep_comm_t *ranks_comm(int index)
 {
 	return my_comms[index];
+}
+
+moeep_event_t *ranks_event(void)
+{
+	return my_event;
 }
 
 void *ranks_share(size_t bytes)
@@ -114,7 +140,6 @@ static void rank_main(struct run *run, int rank)
 	moeep_comm_t **comm = run->comm[rank];
 	moeep_comm_config_t comm_config = {
 		.size = sizeof(comm_config),
-		.backend = MOEEP_BACKEND_HOST,
 		.timeout_ms = config->timeout_ms ? config->timeout_ms : DEFAULT_TIMEOUT_MS,
 		.host_id = config->host_ids ? config->host_ids[rank] : NULL,
 	};
@@ -122,6 +147,11 @@ static void rank_main(struct run *run, int rank)
 
 	my_slot = &run->slot[rank];
 	my_comms = comm;
+	if (device_mode() != DEVICE_NONE && !rank_ok(device_begin(rank))) {
+		failed = true;
+		goto out;
+	}
+	device_config(rank, &comm_config);
 	for (int i = 0; i < run->num_comms; i++) {
 		moeep_comm_t *made = NULL;
 
@@ -134,6 +164,10 @@ static void rank_main(struct run *run, int rank)
 			goto out;
 		}
 	}
+	if (device_mode() != DEVICE_NONE && !rank_ok(moeep_event_create(comm[0], 0, &my_event))) {
+		failed = true;
+		goto out;
+	}
 	if (run->body(rank, comm[0], run->arg) != 0) {
 		failed = true;
 		if (my_slot->failures == 0) {
@@ -144,6 +178,8 @@ static void rank_main(struct run *run, int rank)
 		}
 	}
 out:
+	rank_ok(moeep_event_destroy(my_event));
+	my_event = NULL;
 	for (int i = 0; i < run->num_comms; i++) {
 		moeep_comm_t *made = comm[i];
 		int result;
@@ -320,8 +356,10 @@ static bool run_processes(struct run *run, struct worker *workers, unsigned int 
 
 static void open_rendezvous(struct run *run, moeep_rendezvous_t **rendezvous)
 {
+	moeep_rendezvous_config_t config = {.size = sizeof(config), .timeout_ms = LEAVE_MS};
+
 	for (int i = 0; i < run->num_comms; i++) {
-		int result = moeep_rendezvous_create(NULL, &rendezvous[i], &run->id[i]);
+		int result = moeep_rendezvous_create(&config, &rendezvous[i], &run->id[i]);
 
 		if (result != MOEEP_OK) {
 			tap_bail("moeep_rendezvous_create: %s: %s", moeep_strerror(result),
@@ -340,7 +378,7 @@ static bool run_all(struct run *run, unsigned int limit)
 	for (int i = 0; i < run->config->num_ranks; i++) {
 		workers[i] = (struct worker){.run = run, .rank = i};
 	}
-	if (!run->config->processes) {
+	if (!ranks_forked(run->config->processes)) {
 		open_rendezvous(run, rendezvous);
 		in_time = run_threads(run, workers, limit);
 	} else {
@@ -363,6 +401,10 @@ static bool run_all(struct run *run, unsigned int limit)
 		}
 		close(pipe_fd[1]);
 		in_time = run_processes(run, workers, limit);
+		if (device_mode() != DEVICE_NONE) {
+			/* A body that gave up, or was killed, leaves its memory in use. */
+			arena_reap(device_arena());
+		}
 	}
 	for (int i = 0; i < run->num_comms; i++) {
 		rank_ok(moeep_rendezvous_destroy(rendezvous[i]));
@@ -390,6 +432,9 @@ bool ranks_run_at(const char *file, int line, const struct ranks_config *config,
 	va_start(args, fmt);
 	vsnprintf(name, sizeof(name), fmt, args);
 	va_end(args);
+	if (device_mode() != DEVICE_NONE) {
+		device_arena(); /* before the first fork */
+	}
 	run.slot = ranks_share(slot_bytes);
 	pthread_mutex_init(&run.lock, NULL);
 	pthread_condattr_init(&attr);
@@ -407,7 +452,7 @@ bool ranks_run_at(const char *file, int line, const struct ranks_config *config,
 		failures += run.slot[i].failures;
 	}
 	tap_ok(failures == 0 && in_time, file, line, "%s (%d %s)", name, config->num_ranks,
-	       config->processes ? "processes" : "threads");
+	       ranks_forked(config->processes) ? "processes" : "threads");
 	if (!in_time) {
 		tap_diag("not finished after %u s", limit);
 	}

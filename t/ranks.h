@@ -31,7 +31,7 @@ typedef int (*ranks_body_fn)(int rank, moeep_comm_t *comm, void *arg);
 
 struct ranks_config {
 	int num_ranks;
-	bool processes;		     /* fork each rank; else threads */
+	bool processes;		     /* fork each rank; else threads; see ranks_forked() */
 	int num_comms;		     /* of the same ranks; default 1 */
 	uint32_t timeout_ms;	     /* of the comms; default 20000 */
 	unsigned int limit_s;	     /* for the whole run; default 100 */
@@ -43,8 +43,17 @@ struct ranks_config {
 bool ranks_run_at(const char *file, int line, const struct ranks_config *config, ranks_body_fn body,
 		  void *arg, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
+/* First in a program: ends it where MOEEP_TEST_CUDA (t/device.h) asks for what is not there. */
+void ranks_begin(void);
+
+/* What a run does that asks for processes or for threads: MOEEP_TEST_CUDA decides if it is set. */
+bool ranks_forked(bool processes);
+
 /* In a body: the comm of that number; number 0 is the body's argument. */
 moeep_comm_t *ranks_comm(int index);
+
+/* In a body, with MOEEP_TEST_CUDA: an event of comm 0, for calls that are waited for at once. */
+moeep_event_t *ranks_event(void);
 
 /* Memory that the processes of a run share, zeroed. For what one rank tells another. */
 void *ranks_share(size_t bytes);

@@ -170,6 +170,32 @@ tap_require_all()
 	exit 1
 }
 
+# tap_require_devices COUNT: prerequisite "cuda" of the whole script, which ends here unless that
+# many CUDA devices can be used
+tap_require_devices()
+{
+	tap_devices=$("$abs_top_builddir/t/cuda/devices" 2>"$tap_dir/devices")
+	tap_reason=$(cat "$tap_dir/devices")
+	if [ -z "$tap_reason" ]; then
+		tap_reason="$1 devices are needed, ${tap_devices:-none} can be used"
+	fi
+	test "${tap_devices:-0}" -ge "$1"
+	tap_require_all cuda $? "$tap_reason"
+}
+
+# tap_require_devices COUNT: prerequisite "cuda" of the whole script, which ends here unless that
+# many CUDA devices can be used
+tap_require_devices()
+{
+	tap_devices=$("$abs_top_builddir/t/cuda/devices" 2>"$tap_dir/devices")
+	tap_reason=$(cat "$tap_dir/devices")
+	if [ -z "$tap_reason" ]; then
+		tap_reason="$1 devices are needed, ${tap_devices:-none} can be used"
+	fi
+	test "${tap_devices:-0}" -ge "$1"
+	tap_require_all cuda $? "$tap_reason"
+}
+
 # tap_quick: whether MOEEP_TEST_QUICK asks for a short run
 tap_quick()
 {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "t/device.h"
 #include "t/oracle.h"
 #include "t/ranks.h"
 #include "t/tap.h"
@@ -48,13 +49,24 @@ bool rng_chance(struct rng *rng, int percent)
 void *util_alloc(size_t bytes)
 {
 	size_t whole = (bytes + 64) / 64 * 64;
-	void *memory = aligned_alloc(64, whole);
+	bool pinned = device_mode() != DEVICE_NONE;
+	void *memory = pinned ? arena_alloc(device_arena(), whole) : aligned_alloc(64, whole);
 
 	if (!memory) {
-		tap_bail("no memory: %zu bytes", bytes);
+		tap_bail("no memory: %zu bytes%s", bytes,
+			 pinned ? "; MOEEP_TEST_ARENA=MIB makes the arena larger" : "");
 	}
 	memset(memory, 0, whole);
 	return memory;
+}
+
+void util_free(const void *memory)
+{
+	if (device_mode() != DEVICE_NONE) {
+		arena_free(device_arena(), memory);
+	} else {
+		free((void *)(uintptr_t)memory);
+	}
 }
 
 uint64_t util_env(const char *name, uint64_t otherwise)
@@ -218,7 +230,7 @@ bool guard_check(const struct guarded *guarded, const char *what)
 void guard_free(struct guarded *guarded)
 {
 	if (guarded->owned) {
-		free(guarded->base);
+		util_free(guarded->base);
 	}
 	*guarded = (struct guarded){.data = NULL};
 }

@@ -18,8 +18,13 @@ int64_t rng_range(struct rng *rng, int64_t low, int64_t high);
 bool rng_chance(struct rng *rng, int percent);
 uint64_t util_hash(uint64_t seed, uint64_t a, uint64_t b);
 
-/* malloc() and the like that give up on the program; never NULL, aligned to 64 bytes, zeroed. */
+/*
+ * Memory that operations may be given, whatever the backend (t/device.h). Gives up on the program
+ * where there is none; never NULL, aligned to 64 bytes, zeroed.
+ */
 void *util_alloc(size_t bytes);
+/* NULL is a no-op. */
+void util_free(const void *memory);
 
 /* A number from the environment, or the default. */
 uint64_t util_env(const char *name, uint64_t otherwise);
@@ -39,7 +44,7 @@ void util_fill(void *rows, int dtype, int64_t num_rows, int64_t elements, enum p
 void util_poison(void *memory, size_t bytes);
 
 /*
- * Memory with guard bytes before and behind it, poisoned. It comes from malloc(), or lies in
+ * Memory with guard bytes before and behind it, poisoned. It comes from util_alloc(), or lies in
  * memory of guard_space() bytes that the caller has.
  */
 struct guarded {

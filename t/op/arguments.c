@@ -7,7 +7,6 @@
 
 #include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "t/op/ht.h"
@@ -183,36 +182,36 @@ static int ht_body(int rank, moeep_comm_t *comm, void *arg)
 	for (int i = 0; i < COUNT_OF(dispatch_wrong); i++) {
 		args = d.args;
 		spoil(&args, &dispatch_wrong[i]);
-		named(moeep_dispatch(buffer, handle, &args, NULL), &dispatch_wrong[i], "dispatch");
+		named(op_dispatch(buffer, handle, &args, NULL), &dispatch_wrong[i], "dispatch");
 	}
 	args = d.args;
 	args.flags = MOEEP_DISPATCH_CACHED | MOEEP_DISPATCH_COUNTS_ONLY;
-	rank_is(moeep_dispatch(buffer, handle, &args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_dispatch(buffer, handle, &args, NULL), MOEEP_ERR_INVALID);
 	args = d.args;
 	args.recv_x = (char *)args.recv_x + 8;
 	odd.value = 0; /* an address, in whatever form */
-	named(moeep_dispatch(buffer, handle, &args, NULL), &odd, "dispatch, not aligned");
+	named(op_dispatch(buffer, handle, &args, NULL), &odd, "dispatch, not aligned");
 	((int64_t *)d.topk)[5] = 9;
-	named(moeep_dispatch(buffer, handle, &d.args, NULL), &far, "dispatch, no such expert");
+	named(op_dispatch(buffer, handle, &d.args, NULL), &far, "dispatch, no such expert");
 	((int64_t *)d.topk)[5] = range.value = -2;
-	named(moeep_dispatch(buffer, handle, &d.args, NULL), &range, "dispatch, no such expert");
+	named(op_dispatch(buffer, handle, &d.args, NULL), &range, "dispatch, no such expert");
 	((int64_t *)d.topk)[5] = c->in.input[rank].topk[5];
-	rank_is(moeep_dispatch(NULL, handle, &d.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_dispatch(buffer, NULL, &d.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_dispatch(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_dispatch(NULL, handle, &d.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_dispatch(buffer, NULL, &d.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_dispatch(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
 	args = d.args;
 	args.size = 4;
-	rank_is(moeep_dispatch(buffer, handle, &args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_dispatch(buffer, handle, &args, NULL), MOEEP_ERR_INVALID);
 
 	/* Cached: what is given must be the handle's, and there must be a dispatch. */
 	args = d.args;
 	args.flags = MOEEP_DISPATCH_CACHED;
-	rank_is(moeep_dispatch(buffer, unused, &args, NULL), MOEEP_ERR_STATE);
+	rank_is(op_dispatch(buffer, unused, &args, NULL), MOEEP_ERR_STATE);
 	RANK_DO(ht_combine_begin(&m, c, rank, comm));
-	rank_is(moeep_combine(buffer, unused, &m.args, NULL), MOEEP_ERR_STATE);
+	rank_is(op_combine(buffer, unused, &m.args, NULL), MOEEP_ERR_STATE);
 
 	/* After all that a call works, and leaves nothing of the wrong ones. */
-	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
 	RANK_DO(ht_dispatch_begin(&d, c, rank, comm, MOEEP_DISPATCH_CACHED));
 	for (int i = 0; i < 4; i++) {
 		static const struct wrong cached_wrong[] = {
@@ -224,24 +223,24 @@ static int ht_body(int rank, moeep_comm_t *comm, void *arg)
 
 		args = d.args;
 		spoil(&args, &cached_wrong[i]);
-		named(moeep_dispatch(buffer, handle, &args, NULL), &cached_wrong[i], "cached");
+		named(op_dispatch(buffer, handle, &args, NULL), &cached_wrong[i], "cached");
 	}
-	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
 	for (int i = 0; i < COUNT_OF(combine_wrong); i++) {
 		combine = m.args;
 		spoil(&combine, &combine_wrong[i]);
-		named(moeep_combine(buffer, handle, &combine, NULL), &combine_wrong[i], "combine");
+		named(op_combine(buffer, handle, &combine, NULL), &combine_wrong[i], "combine");
 	}
 	combine = m.args;
 	combine.flags = MOEEP_COMBINE_WEIGHTED; /* flat rows have no weight of their own */
-	rank_is(moeep_combine(buffer, handle, &combine, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_combine(buffer, handle, &combine, NULL), MOEEP_ERR_INVALID);
 	combine = m.args;
 	combine.out = (char *)combine.out + 8;
-	rank_is(moeep_combine(buffer, handle, &combine, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_combine(NULL, handle, &m.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_combine(buffer, NULL, &m.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_combine(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
-	ht_combine_end(&m, moeep_combine(buffer, handle, &m.args, NULL));
+	rank_is(op_combine(buffer, handle, &combine, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_combine(NULL, handle, &m.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_combine(buffer, NULL, &m.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_combine(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
+	ht_combine_end(&m, op_combine(buffer, handle, &m.args, NULL));
 	rank_is(moeep_comm_async_error(comm, NULL), MOEEP_OK);
 	RANK_TRY(moeep_handle_destroy(unused));
 	return ht_close(buffer, handle);
@@ -264,31 +263,31 @@ static int ll_body(int rank, moeep_comm_t *comm, void *arg)
 		moeep_ll_dispatch_args_t args = d.args;
 
 		spoil(&args, &ll_dispatch_wrong[i]);
-		named(moeep_ll_dispatch(buffer, handle, &args, NULL), &ll_dispatch_wrong[i],
+		named(op_ll_dispatch(buffer, handle, &args, NULL), &ll_dispatch_wrong[i],
 		      "ll_dispatch");
 	}
 	d.args.row_layout = MOEEP_ROWS_FLAT;
-	rank_is(moeep_ll_dispatch(buffer, handle, &d.args, NULL), MOEEP_ERR_UNSUPPORTED);
+	rank_is(op_ll_dispatch(buffer, handle, &d.args, NULL), MOEEP_ERR_UNSUPPORTED);
 	d.args.row_layout = 0;
 	((int64_t *)d.topk)[5] = 9;
-	named(moeep_ll_dispatch(buffer, handle, &d.args, NULL), &far, "ll_dispatch");
+	named(op_ll_dispatch(buffer, handle, &d.args, NULL), &far, "ll_dispatch");
 	((int64_t *)d.topk)[5] = c->in.input[rank].topk[5];
-	rank_is(moeep_ll_dispatch(NULL, handle, &d.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_ll_dispatch(buffer, NULL, &d.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_ll_dispatch(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_ll_dispatch(NULL, handle, &d.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_ll_dispatch(buffer, NULL, &d.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_ll_dispatch(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
 	RANK_DO(ll_combine_begin(&m, c, rank, comm, buffer, 0));
-	rank_is(moeep_ll_combine(buffer, unused, &m.args, NULL), MOEEP_ERR_STATE);
-	ll_dispatch_end(&d, moeep_ll_dispatch(buffer, handle, &d.args, NULL));
+	rank_is(op_ll_combine(buffer, unused, &m.args, NULL), MOEEP_ERR_STATE);
+	ll_dispatch_end(&d, op_ll_dispatch(buffer, handle, &d.args, NULL));
 	for (int i = 0; i < COUNT_OF(ll_combine_wrong); i++) {
 		moeep_ll_combine_args_t args = m.args;
 
 		spoil(&args, &ll_combine_wrong[i]);
-		named(moeep_ll_combine(buffer, handle, &args, NULL), &ll_combine_wrong[i],
+		named(op_ll_combine(buffer, handle, &args, NULL), &ll_combine_wrong[i],
 		      "ll_combine");
 	}
-	rank_is(moeep_ll_combine(NULL, handle, &m.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_ll_combine(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
-	ll_combine_end(&m, moeep_ll_combine(buffer, handle, &m.args, NULL));
+	rank_is(op_ll_combine(NULL, handle, &m.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_ll_combine(buffer, handle, NULL, NULL), MOEEP_ERR_INVALID);
+	ll_combine_end(&m, op_ll_combine(buffer, handle, &m.args, NULL));
 	rank_is(moeep_ll_combine_slot(buffer, 1, &slot, NULL), MOEEP_ERR_INVALID);
 	rank_is(moeep_ll_combine_slot(buffer, -1, &slot, NULL), MOEEP_ERR_INVALID);
 	rank_is(moeep_comm_async_error(comm, NULL), MOEEP_OK);
@@ -319,19 +318,18 @@ static int kinds_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ht_combine_begin(&m, &c->ht, rank, comm));
 	RANK_DO(ll_dispatch_begin(&l, &c->ll, rank));
 	RANK_DO(ll_combine_begin(&n, &c->ll, rank, comm, ll, 0));
-	rank_check(moeep_dispatch(ll, ll_handle, &d.args, NULL) != MOEEP_OK, "HT on an LL buffer");
-	rank_check(moeep_ll_dispatch(ht, ht_handle, &l.args, NULL) != MOEEP_OK,
-		   "LL on an HT buffer");
-	rank_is(moeep_dispatch(ht, both_handle, &d.args, NULL), MOEEP_ERR_INVALID);
-	rank_is(moeep_ll_dispatch(ll, both_handle, &l.args, NULL), MOEEP_ERR_INVALID);
+	rank_check(op_dispatch(ll, ll_handle, &d.args, NULL) != MOEEP_OK, "HT on an LL buffer");
+	rank_check(op_ll_dispatch(ht, ht_handle, &l.args, NULL) != MOEEP_OK, "LL on an HT buffer");
+	rank_is(op_dispatch(ht, both_handle, &d.args, NULL), MOEEP_ERR_INVALID);
+	rank_is(op_ll_dispatch(ll, both_handle, &l.args, NULL), MOEEP_ERR_INVALID);
 	/* A handle's last dispatch decides which combine it is for. */
-	RANK_TRY(moeep_dispatch(both, both_handle, &d.args, NULL));
-	rank_is(moeep_ll_combine(both, both_handle, &n.args, NULL), MOEEP_ERR_STATE);
-	ht_combine_end(&m, moeep_combine(both, both_handle, &m.args, NULL));
-	RANK_TRY(moeep_ll_dispatch(both, both_handle, &l.args, NULL));
+	RANK_TRY(op_dispatch(both, both_handle, &d.args, NULL));
+	rank_is(op_ll_combine(both, both_handle, &n.args, NULL), MOEEP_ERR_STATE);
+	ht_combine_end(&m, op_combine(both, both_handle, &m.args, NULL));
+	RANK_TRY(op_ll_dispatch(both, both_handle, &l.args, NULL));
 	RANK_DO(ht_combine_begin(&m, &c->ht, rank, comm));
-	rank_is(moeep_combine(both, both_handle, &m.args, NULL), MOEEP_ERR_STATE);
-	ll_combine_end(&n, moeep_ll_combine(both, both_handle, &n.args, NULL));
+	rank_is(op_combine(both, both_handle, &m.args, NULL), MOEEP_ERR_STATE);
+	ll_combine_end(&n, op_ll_combine(both, both_handle, &n.args, NULL));
 	ht_dispatch_end(&d, MOEEP_OK);
 	ll_dispatch_end(&l, MOEEP_OK);
 	/* Nothing was written by the one that was refused. */
@@ -460,12 +458,12 @@ static int mismatch_body(int rank, moeep_comm_t *comm, void *arg)
 	d.args.recv_topk_weights = NULL;
 	d.args.recv_topk_idx = NULL;
 	if (m->combine) {
-		RANK_TRY(moeep_dispatch(buffer, handle, &d.args, NULL));
+		RANK_TRY(op_dispatch(buffer, handle, &d.args, NULL));
 		combine.args.out_topk_weights = NULL;
 		if (rank == 1) {
 			memcpy((char *)&combine.args + m->offset, &m->value, m->bytes);
 		}
-		result = moeep_combine(buffer, handle, &combine.args, NULL);
+		result = op_combine(buffer, handle, &combine.args, NULL);
 	} else {
 		if (rank == 1) {
 			memcpy((char *)&d.args + m->offset, &m->value, m->bytes);
@@ -473,22 +471,22 @@ static int mismatch_body(int rank, moeep_comm_t *comm, void *arg)
 		if (d.args.scales == NULL) {
 			d.args.scale_count = 0;
 		}
-		result = moeep_dispatch(buffer, handle, &d.args, NULL);
+		result = op_dispatch(buffer, handle, &d.args, NULL);
 	}
 	rank_result(result, MOEEP_ERR_MISMATCH, m->what, __FILE__, __LINE__);
 	rank_check(strstr(moeep_error_detail(), m->named) != NULL,
 		   "%s: the detail does not name it: %s", m->what, moeep_error_detail());
 	for (int i = 0; i < HT_OUTPUTS; i++) {
 		op_block_free(&d.output[i].block, comm);
-		free(d.output[i].want);
+		util_free(d.output[i].want);
 	}
-	free(d.topk);
-	free(d.scales);
+	util_free(d.topk);
+	util_free(d.scales);
 	op_block_free(&combine.x, comm);
 	op_block_free(&combine.out.block, comm);
-	free(combine.out.want);
+	util_free(combine.out.want);
 	op_block_free(&combine.out_weights.block, comm);
-	free(combine.out_weights.want);
+	util_free(combine.out_weights.want);
 	return ht_close(buffer, handle);
 }
 
@@ -561,6 +559,7 @@ int main(void)
 	};
 	static struct cases c;
 
+	ranks_begin();
 	make(&c, 1);
 	for (int i = 0; i < COUNT_OF(tests); i++) {
 		/* In a process, so that a crash is a failure of one check. */

@@ -169,7 +169,7 @@ static int empty_body(int rank, moeep_comm_t *comm, void *arg)
 		d.args.recv_topk_weights = NULL;
 		d.args.recv_src_token = d.args.recv_src_rank = NULL;
 	}
-	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
 	RANK_DO(ht_combine_begin(&m, c, rank, comm));
 	if (empty) {
 		m.args.out = NULL;
@@ -177,7 +177,7 @@ static int empty_body(int rank, moeep_comm_t *comm, void *arg)
 	if (c->side[rank].rows.count == 0) {
 		m.args.x = NULL;
 	}
-	ht_combine_end(&m, moeep_combine(buffer, handle, &m.args, NULL));
+	ht_combine_end(&m, op_combine(buffer, handle, &m.args, NULL));
 	return ht_close(buffer, handle);
 }
 
@@ -343,6 +343,7 @@ static int both_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_TRY(moeep_buffer_create(comm, &config, &buffer));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &low));
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i < 6; i++) {
 		RANK_DO(ll_dispatch_begin(&d, &l, rank));
 		RANK_DO(ll_dispatch_send(&d, buffer, low));
@@ -382,6 +383,7 @@ static void both(int num_ranks, bool processes)
 
 int main(void)
 {
+	ranks_begin();
 	all_cases();
 	for (int processes = 0; processes < 2; processes++) {
 		at_capacity(2 + processes, processes);

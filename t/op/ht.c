@@ -4,7 +4,6 @@
 #include "t/op/ht.h"
 
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char *const output_names[HT_OUTPUTS] = {
@@ -118,9 +117,9 @@ void ht_case_free(struct ht_case *c)
 {
 	for (int r = 0; r < c->spec.num_ranks; r++) {
 		oracle_rows_free(&c->side[r].rows);
-		free((void *)(uintptr_t)c->side[r].x);
-		free((void *)(uintptr_t)c->side[r].weights);
-		free(c->bias_rows[r]);
+		util_free(c->side[r].x);
+		util_free(c->side[r].weights);
+		util_free(c->bias_rows[r]);
 		c->side[r] = (struct oracle_expert_side){.x = NULL};
 		c->bias_rows[r] = NULL;
 	}
@@ -252,7 +251,7 @@ int ht_dispatch_begin(struct ht_dispatch *d, const struct ht_case *c, int rank, 
 		RANK_DO(op_output_make(&d->output[i], output_names[i], rows, elements, dtype, comm,
 				       kind, any));
 		if (!(own->leave & 1u << i)) {
-			set_output(&d->args, i, d->output[i].got.data);
+			set_output(&d->args, i, d->output[i].at);
 			set_output(&want, i, d->output[i].want);
 		}
 	}
@@ -267,8 +266,8 @@ void ht_dispatch_end(struct ht_dispatch *d, int result)
 	for (int i = 0; i < HT_OUTPUTS; i++) {
 		op_output_end(&d->output[i], d->comm);
 	}
-	free(d->topk);
-	free(d->scales);
+	util_free(d->topk);
+	util_free(d->scales);
 }
 
 int ht_combine_begin(struct ht_combine *d, const struct ht_case *c, int rank, moeep_comm_t *comm)
@@ -292,19 +291,20 @@ int ht_combine_begin(struct ht_combine *d, const struct ht_case *c, int rank, mo
 			},
 	};
 	RANK_DO(op_block_make(&d->x, comm, c->rank[rank].memory, memory_kinds(c), x_bytes + 64));
-	memcpy(d->x.memory, side->x, x_bytes);
+	memcpy(d->x.host, side->x, x_bytes);
+	RANK_DO(op_block_push(&d->x));
 	RANK_DO(op_output_make(&d->out, "out", tokens, c->spec.hidden, combine_dtype(c), comm,
 			       OP_ORDINARY, 0));
 	d->out.any_nan = true;
 	d->args.x = d->x.memory;
-	d->args.out = d->out.got.data;
+	d->args.out = d->out.at;
 	want = d->args;
 	want.dtype = combine_dtype(c);
 	want.out = d->out.want;
 	if (c->send_weights) {
 		RANK_DO(op_output_make(&d->out_weights, "out_topk_weights", tokens, c->spec.topk,
 				       MOEEP_FP32, comm, OP_ORDINARY, 0));
-		d->args.out_topk_weights = (void *)d->out_weights.got.data;
+		d->args.out_topk_weights = d->out_weights.at;
 		want.out_topk_weights = (void *)d->out_weights.want;
 	}
 	if (c->fits) {
@@ -327,7 +327,7 @@ int ht_dispatch(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buf
 	struct ht_dispatch d;
 
 	RANK_DO(ht_dispatch_begin(&d, c, rank, comm, flags));
-	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
 	return moeep_comm_async_error(comm, NULL) == MOEEP_OK ? 0 : -1;
 }
 
@@ -337,7 +337,7 @@ int ht_combine(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buff
 	struct ht_combine d;
 
 	RANK_DO(ht_combine_begin(&d, c, rank, comm));
-	ht_combine_end(&d, moeep_combine(buffer, handle, &d.args, NULL));
+	ht_combine_end(&d, op_combine(buffer, handle, &d.args, NULL));
 	return moeep_comm_async_error(comm, NULL) == MOEEP_OK ? 0 : -1;
 }
 
@@ -350,7 +350,7 @@ int ht_combine_refused(const struct ht_case *c, int rank, moeep_comm_t *comm,
 	d.expect = MOEEP_ERR_STATE;
 	util_poison(d.out.want, d.out.got.bytes);
 	util_poison(d.out_weights.want, d.out_weights.got.bytes);
-	ht_combine_end(&d, moeep_combine(buffer, handle, &d.args, NULL));
+	ht_combine_end(&d, op_combine(buffer, handle, &d.args, NULL));
 	return 0;
 }
 
@@ -365,7 +365,7 @@ int ht_refused(const struct ht_case *c, int rank, moeep_comm_t *comm, moeep_buff
 	for (int i = 0; i < HT_OUTPUTS; i++) {
 		util_poison(d.output[i].want, d.output[i].got.bytes);
 	}
-	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
 	return 0;
 }
 
@@ -453,7 +453,7 @@ int ht_open(const struct ht_case *c, moeep_comm_t *comm, moeep_buffer_t **buffer
 	ht_config(c, &config);
 	RANK_TRY(moeep_buffer_create(comm, &config, buffer));
 	RANK_TRY(moeep_handle_create(*buffer, NULL, handle));
-	return 0;
+	return op_ready(comm);
 }
 
 int ht_close(moeep_buffer_t *buffer, moeep_handle_t *handle)

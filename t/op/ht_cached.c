@@ -24,7 +24,7 @@ static int cached_without_weights(const struct ht_case *c, int rank, moeep_comm_
 	RANK_DO(ht_dispatch_begin(&d, c, rank, comm, MOEEP_DISPATCH_CACHED));
 	/* The handle's go along. */
 	d.args.topk_weights = NULL;
-	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
 	return 0;
 }
 
@@ -38,7 +38,7 @@ static int cached_explicit(const struct ht_case *c, int rank, moeep_comm_t *comm
 	d.args.topk = c->spec.topk;
 	d.args.row_layout = c->row_layout;
 	d.args.expert_alignment = c->rank[rank].alignment;
-	ht_dispatch_end(&d, moeep_dispatch(buffer, handle, &d.args, NULL));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
 	return 0;
 }
 
@@ -168,6 +168,7 @@ static int many_body(int rank, moeep_comm_t *comm, void *arg)
 
 	RANK_DO(ht_open(&many->c[0], comm, &buffer, &handle[0]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[1]));
+	RANK_DO(op_ready(comm));
 	RANK_DO(ht_dispatch(&many->c[0], rank, comm, buffer, handle[0], 0));
 	RANK_DO(ht_dispatch(&many->c[1], rank, comm, buffer, handle[1], 0));
 	for (int i = 0; i < many->times; i++) {
@@ -252,10 +253,10 @@ static int transpose_body(int rank, moeep_comm_t *comm, void *arg)
 
 	RANK_DO(ht_open(c, comm, &buffer, &handle));
 	RANK_DO(ht_dispatch_begin(&forward, c, rank, comm, 0));
-	RANK_TRY(moeep_dispatch(buffer, handle, &forward.args, NULL));
+	RANK_TRY(op_dispatch(buffer, handle, &forward.args, NULL));
 	/* The gradient of dispatch is combine. */
 	RANK_DO(ht_combine_begin(&combine, c, rank, comm));
-	RANK_TRY(moeep_combine(buffer, handle, &combine.args, NULL));
+	RANK_TRY(op_combine(buffer, handle, &combine.args, NULL));
 	t->products[rank][0] = product(forward.args.recv_x, combine.args.x,
 				       c->side[rank].rows.count * c->spec.hidden);
 	t->products[rank][1] =
@@ -264,7 +265,7 @@ static int transpose_body(int rank, moeep_comm_t *comm, void *arg)
 	ht_combine_end(&combine, MOEEP_OK);
 	/* That of combine is a cached dispatch. */
 	RANK_DO(ht_dispatch_begin(&backward, c, rank, comm, MOEEP_DISPATCH_CACHED));
-	ht_dispatch_end(&backward, moeep_dispatch(buffer, handle, &backward.args, NULL));
+	ht_dispatch_end(&backward, op_dispatch(buffer, handle, &backward.args, NULL));
 	return ht_close(buffer, handle);
 }
 
@@ -305,6 +306,7 @@ static void transpose(int num_ranks, bool processes)
 
 int main(void)
 {
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		int num_ranks = op_sizes[i];
 

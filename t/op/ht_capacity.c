@@ -95,8 +95,9 @@ static int limit_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ht_open(&c[0], comm, &buffer, &handle));
 	/* Only one rank's handle is narrow, every rank is told. */
 	RANK_TRY(moeep_handle_create(buffer, rank == 1 ? &config : NULL, &narrow));
+	RANK_DO(op_ready(comm));
 	RANK_DO(ht_dispatch_begin(&d, &c[0], rank, comm, 0));
-	rank_is(moeep_dispatch(buffer, narrow, &d.args, NULL), MOEEP_ERR_CAPACITY);
+	rank_is(op_dispatch(buffer, narrow, &d.args, NULL), MOEEP_ERR_CAPACITY);
 	/* The counts are told, no rows come, and no routing is kept. */
 	for (int i = 0; i < HT_NUM_RECV; i++) {
 		if (d.output[i].name) {
@@ -145,6 +146,7 @@ int main(void)
 {
 	static const int layouts[] = {MOEEP_ROWS_FLAT, MOEEP_ROWS_EXPERT_MAJOR};
 
+	ranks_begin();
 	for (int i = 0; i < 2; i++) {
 		for (int how = 0; how < 3; how++) {
 			check(3, how % 2, layouts[i], how, false, OP_ORDINARY);

@@ -122,6 +122,7 @@ int main(void)
 {
 	static const int dtypes[] = {MOEEP_BF16, MOEEP_FP16, MOEEP_FP32};
 
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		if (op_use_size(op_sizes[i])) {
 			plain(op_sizes[i], false);

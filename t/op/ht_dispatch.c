@@ -137,6 +137,7 @@ int main(void)
 	static const int dtypes[] = {MOEEP_BF16,     MOEEP_FP16,     MOEEP_FP32,
 				     MOEEP_FP8_E4M3, MOEEP_FP8_E5M2, MOEEP_INT8};
 
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		if (op_use_size(op_sizes[i])) {
 			small(op_sizes[i], false);

@@ -104,6 +104,7 @@ static void outputs(void)
 
 int main(void)
 {
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		int num_ranks = op_sizes[i];
 

@@ -2,8 +2,7 @@
 /* moeep_layout(): where a rank's tokens would go. */
 #include "config.h"
 
-#include <stdlib.h>
-
+#include "t/device.h"
 #include "t/op/op.h"
 
 enum { PER_RANK, PER_NODE, PER_EXPERT, IN_RANK, OUTPUTS };
@@ -39,27 +38,27 @@ static int one_call(const struct layout_case *c, int rank, moeep_comm_t *comm,
 	RANK_DO(op_output_make(&out[IN_RANK], "token_in_rank", tokens, group->num_ranks, MOEEP_INT8,
 			       comm, OP_ORDINARY, 0));
 	if (!(leave & 1u << PER_RANK)) {
-		args.tokens_per_rank = (void *)out[PER_RANK].got.data;
+		args.tokens_per_rank = out[PER_RANK].at;
 		want.tokens_per_rank = (void *)out[PER_RANK].want;
 	}
 	if (!(leave & 1u << PER_NODE)) {
-		args.tokens_per_node = (void *)out[PER_NODE].got.data;
+		args.tokens_per_node = out[PER_NODE].at;
 		want.tokens_per_node = (void *)out[PER_NODE].want;
 	}
 	if (!(leave & 1u << PER_EXPERT)) {
-		args.tokens_per_expert = (void *)out[PER_EXPERT].got.data;
+		args.tokens_per_expert = out[PER_EXPERT].at;
 		want.tokens_per_expert = (void *)out[PER_EXPERT].want;
 	}
 	if (!(leave & 1u << IN_RANK)) {
-		args.token_in_rank = out[IN_RANK].got.data;
+		args.token_in_rank = out[IN_RANK].at;
 		want.token_in_rank = out[IN_RANK].want;
 	}
 	oracle_layout(group, rank, &want);
-	rank_ok(moeep_layout(buffer, &args, NULL));
+	rank_ok(op_layout(buffer, &args, NULL));
 	for (int i = 0; i < OUTPUTS; i++) {
 		op_output_end(&out[i], comm);
 	}
-	free(topk);
+	util_free(topk);
 	return 0;
 }
 
@@ -127,7 +126,6 @@ static int probe_body(int rank, moeep_comm_t *comm, void *arg)
 	static const char *const hosts[] = {"a", "b"};
 	moeep_comm_config_t config = {
 		.size = sizeof(config),
-		.backend = MOEEP_BACKEND_HOST,
 		.host_id = hosts[rank],
 		.timeout_ms = 5000,
 	};
@@ -135,6 +133,7 @@ static int probe_body(int rank, moeep_comm_t *comm, void *arg)
 	int *result = arg;
 
 	(void)comm;
+	device_config(rank, &config);
 	config.id = (const moeep_unique_id_t *)(const void *)(result + 2);
 	result[rank] = moeep_comm_create(rank, 2, &config, &other);
 	moeep_comm_destroy(other);
@@ -176,6 +175,7 @@ int main(void)
 		.num_nodes = 3,
 	};
 
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		int num_ranks = op_sizes[i];
 

@@ -3,7 +3,6 @@
 
 #include "t/op/ll.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static int combine_dtype(const struct ll_case *c)
@@ -69,8 +68,8 @@ void ll_case_make(struct ll_case *c)
 void ll_case_free(struct ll_case *c)
 {
 	for (int r = 0; r < c->spec.num_ranks; r++) {
-		free(c->x[r]);
-		free(c->bias_rows[r]);
+		util_free(c->x[r]);
+		util_free(c->bias_rows[r]);
 	}
 	op_inputs_free(&c->in);
 }
@@ -108,11 +107,11 @@ static int make_outputs(struct ll_dispatch *d, moeep_ll_dispatch_args_t *want)
 			       NULL, OP_ORDINARY, 0));
 	RANK_DO(op_output_make(&out[LL_RANGE], "recv_range", experts, c->spec.num_ranks,
 			       MOEEP_INT64, NULL, OP_ORDINARY, 0));
-	d->args.recv_x = out[LL_X].got.data;
-	d->args.recv_scales = c->quant ? out[LL_SCALES].got.data : NULL;
-	d->args.recv_count = (void *)out[LL_COUNT].got.data;
-	d->args.recv_src_token = (void *)out[LL_SRC_TOKEN].got.data;
-	d->args.recv_range = (void *)out[LL_RANGE].got.data;
+	d->args.recv_x = out[LL_X].at;
+	d->args.recv_scales = c->quant ? out[LL_SCALES].at : NULL;
+	d->args.recv_count = out[LL_COUNT].at;
+	d->args.recv_src_token = out[LL_SRC_TOKEN].at;
+	d->args.recv_range = out[LL_RANGE].at;
 	*want = d->args;
 	want->recv_x = out[LL_X].want;
 	want->recv_scales = c->quant ? out[LL_SCALES].want : NULL;
@@ -185,7 +184,7 @@ int ll_dispatch_send(struct ll_dispatch *d, moeep_buffer_t *buffer, moeep_handle
 		.topk_weights = d->weights,
 	};
 
-	RANK_TRY(moeep_ll_dispatch(buffer, handle, &args, NULL));
+	RANK_TRY(op_ll_dispatch(buffer, handle, &args, NULL));
 	/* They are free again; whoever still reads them is caught by this. */
 	util_poison(d->x, (size_t)(tokens * group->hidden) * oracle_dtype_size(group->dtype));
 	util_poison(d->topk, (size_t)(tokens * group->topk) * sizeof(int32_t));
@@ -210,7 +209,7 @@ int ll_dispatch_recv(struct ll_dispatch *d, moeep_buffer_t *buffer, moeep_handle
 		.recv_range = d->args.recv_range,
 	};
 
-	return moeep_ll_dispatch(buffer, handle, &args, NULL);
+	return op_ll_dispatch(buffer, handle, &args, NULL);
 }
 
 void ll_dispatch_end(struct ll_dispatch *d, int result)
@@ -219,9 +218,9 @@ void ll_dispatch_end(struct ll_dispatch *d, int result)
 	for (int i = 0; i < LL_OUTPUTS; i++) {
 		op_output_end(&d->output[i], NULL);
 	}
-	free(d->x);
-	free(d->topk);
-	free(d->weights);
+	util_free(d->x);
+	util_free(d->topk);
+	util_free(d->weights);
 }
 
 int ll_combine_begin(struct ll_combine *d, const struct ll_case *c, int rank, moeep_comm_t *comm,
@@ -247,17 +246,20 @@ int ll_combine_begin(struct ll_combine *d, const struct ll_case *c, int rank, mo
 	RANK_DO(op_block_make(&d->x, comm, own->memory, memory_kinds(c), d->x_bytes + 64));
 	if (own->memory == OP_SLOT) {
 		size_t bytes = 0;
+		void *memory;
 
-		RANK_TRY(moeep_ll_combine_slot(buffer, slot, &d->x.memory, &bytes));
+		RANK_TRY(moeep_ll_combine_slot(buffer, slot, &memory, &bytes));
 		rank_check(bytes >= d->x_bytes, "the slot has %zu bytes, %zu are needed", bytes,
 			   d->x_bytes);
+		op_block_place(&d->x, memory, d->x_bytes);
 	}
-	memcpy(d->x.memory, c->x[rank], d->x_bytes);
+	memcpy(d->x.host, c->x[rank], d->x_bytes);
+	RANK_DO(op_block_push(&d->x));
 	RANK_DO(op_output_make(&d->out, "out", c->spec.tokens[rank], c->spec.hidden,
 			       combine_dtype(c), comm, OP_ORDINARY, 0));
 	d->out.any_nan = true;
 	d->args.x = d->x.memory;
-	d->args.out = d->out.got.data;
+	d->args.out = d->out.at;
 	want = d->args;
 	want.dtype = combine_dtype(c);
 	want.out = d->out.want;
@@ -278,9 +280,9 @@ int ll_combine_send(struct ll_combine *d, moeep_buffer_t *buffer, moeep_handle_t
 	args.phase = MOEEP_PHASE_SEND;
 	args.out = NULL;
 	args.bias = NULL;
-	RANK_TRY(moeep_ll_combine(buffer, handle, &args, NULL));
+	RANK_TRY(op_ll_combine(buffer, handle, &args, NULL));
 	if (d->x.kind == OP_ORDINARY) {
-		util_poison(d->x.memory, d->x_bytes);
+		util_poison(d->x.host, d->x_bytes);
 	}
 	return 0;
 }
@@ -295,7 +297,7 @@ int ll_combine_recv(struct ll_combine *d, moeep_buffer_t *buffer, moeep_handle_t
 		.bias = d->args.bias,
 	};
 
-	return moeep_ll_combine(buffer, handle, &args, NULL);
+	return op_ll_combine(buffer, handle, &args, NULL);
 }
 
 void ll_combine_end(struct ll_combine *d, int result)
@@ -315,7 +317,7 @@ int ll_dispatch(const struct ll_case *c, int rank, moeep_comm_t *comm, moeep_buf
 		RANK_DO(ll_dispatch_send(&d, buffer, handle));
 		ll_dispatch_end(&d, ll_dispatch_recv(&d, buffer, handle));
 	} else {
-		ll_dispatch_end(&d, moeep_ll_dispatch(buffer, handle, &d.args, NULL));
+		ll_dispatch_end(&d, op_ll_dispatch(buffer, handle, &d.args, NULL));
 	}
 	return moeep_comm_async_error(comm, NULL) == MOEEP_OK ? 0 : -1;
 }
@@ -330,7 +332,7 @@ int ll_combine(const struct ll_case *c, int rank, moeep_comm_t *comm, moeep_buff
 		RANK_DO(ll_combine_send(&d, buffer, handle));
 		ll_combine_end(&d, ll_combine_recv(&d, buffer, handle));
 	} else {
-		ll_combine_end(&d, moeep_ll_combine(buffer, handle, &d.args, NULL));
+		ll_combine_end(&d, op_ll_combine(buffer, handle, &d.args, NULL));
 	}
 	return moeep_comm_async_error(comm, NULL) == MOEEP_OK ? 0 : -1;
 }
@@ -365,7 +367,7 @@ int ll_open(const struct ll_case *c, moeep_comm_t *comm, moeep_buffer_t **buffer
 	ll_config(c, &config);
 	RANK_TRY(moeep_buffer_create(comm, &config, buffer));
 	RANK_TRY(moeep_handle_create(*buffer, NULL, handle));
-	return 0;
+	return op_ready(comm);
 }
 
 int ll_close(moeep_buffer_t *buffer, moeep_handle_t *handle)

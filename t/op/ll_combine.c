@@ -88,7 +88,7 @@ static int many_body(int rank, moeep_comm_t *comm, void *arg)
 		RANK_TRY(moeep_ll_combine_slot(buffer, i % 2, &slot, NULL));
 		rank_check(!address[i % 2] || address[i % 2] == slot, "the slot's address changed");
 		address[i % 2] = slot;
-		ll_combine_end(&d, moeep_ll_combine(buffer, handle, &d.args, NULL));
+		ll_combine_end(&d, op_ll_combine(buffer, handle, &d.args, NULL));
 	}
 	rank_check(address[0] != address[1], "two slots have the same address");
 	return ll_close(buffer, handle);
@@ -122,6 +122,7 @@ static void many(int num_ranks, bool processes)
 
 int main(void)
 {
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		int num_ranks = op_sizes[i];
 

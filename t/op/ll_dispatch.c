@@ -162,6 +162,7 @@ static void wide(int num_ranks, bool processes, int64_t hidden)
 
 int main(void)
 {
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		if (op_use_size(op_sizes[i])) {
 			small(op_sizes[i], false);

@@ -39,6 +39,7 @@ static int flight_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ll_open(&c[0], comm, &buffer, &handle[0]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[1]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[2]));
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i < HANDLES; i++) {
 		RANK_DO(ll_dispatch_begin(&d[i], &c[i], rank));
 	}
@@ -47,12 +48,12 @@ static int flight_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ll_dispatch_send(&d[1], buffer, handle[1]));
 	/* A third one would need a third slot. */
 	d[2].args.phase = MOEEP_PHASE_SEND;
-	rank_is(moeep_ll_dispatch(buffer, handle[2], &d[2].args, NULL), MOEEP_ERR_STATE);
+	rank_is(op_ll_dispatch(buffer, handle[2], &d[2].args, NULL), MOEEP_ERR_STATE);
 	/* RECV without SEND; combine before RECV; SEND twice on a handle. */
 	rank_is(ll_dispatch_recv(&d[2], buffer, handle[2]), MOEEP_ERR_STATE);
 	RANK_DO(ll_combine_begin(&m[0], &c[0], rank, comm, buffer, 0));
 	m[0].args.phase = MOEEP_PHASE_SEND;
-	rank_is(moeep_ll_combine(buffer, handle[0], &m[0].args, NULL), MOEEP_ERR_STATE);
+	rank_is(op_ll_combine(buffer, handle[0], &m[0].args, NULL), MOEEP_ERR_STATE);
 	rank_is(moeep_comm_async_error(comm, NULL), MOEEP_OK);
 
 	ll_dispatch_end(&d[0], ll_dispatch_recv(&d[0], buffer, handle[0]));
@@ -68,7 +69,7 @@ static int flight_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ll_combine_send(&m[0], buffer, handle[0]));
 	RANK_DO(ll_combine_send(&m[1], buffer, handle[1]));
 	m[2].args.phase = MOEEP_PHASE_SEND;
-	rank_is(moeep_ll_combine(buffer, handle[2], &m[2].args, NULL), MOEEP_ERR_STATE);
+	rank_is(op_ll_combine(buffer, handle[2], &m[2].args, NULL), MOEEP_ERR_STATE);
 	rank_is(ll_combine_recv(&m[2], buffer, handle[2]), MOEEP_ERR_STATE);
 	ll_combine_end(&m[0], ll_combine_recv(&m[0], buffer, handle[0]));
 	RANK_DO(ll_combine_send(&m[2], buffer, handle[2]));
@@ -92,6 +93,7 @@ static int pipeline_body(int rank, moeep_comm_t *comm, void *arg)
 
 	RANK_DO(ll_open(&c[0], comm, &buffer, &handle[0]));
 	RANK_TRY(moeep_handle_create(buffer, NULL, &handle[1]));
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i <= rounds; i++) {
 		int now = i % 2, last = 1 - now;
 
@@ -127,6 +129,7 @@ static int buffers_body(int rank, moeep_comm_t *comm, void *arg)
 		RANK_DO(ll_open(&c[0], comm, &buffer[b], &handle[b][0]));
 		RANK_TRY(moeep_handle_create(buffer[b], NULL, &handle[b][1]));
 	}
+	RANK_DO(op_ready(comm));
 	for (int i = 0; i < 2; i++) {
 		/* Each rank takes the buffers in an order of its own. */
 		for (int k = 0; k < BUFFERS; k++) {
@@ -201,6 +204,7 @@ static void check(int num_ranks, bool processes, ranks_body_fn body, enum op_mem
 
 int main(void)
 {
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		int num_ranks = op_sizes[i];
 

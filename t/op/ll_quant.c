@@ -99,7 +99,7 @@ static int meaning_body(int rank, moeep_comm_t *comm, void *arg)
 
 	RANK_DO(ll_open(c, comm, &buffer, &handle));
 	RANK_DO(ll_dispatch_begin(&d, c, rank));
-	RANK_TRY(moeep_ll_dispatch(buffer, handle, &d.args, NULL));
+	RANK_TRY(op_ll_dispatch(buffer, handle, &d.args, NULL));
 	for (int64_t row = 0; row < d.args.recv_count[0]; row++) {
 		int64_t from = rank == 0 ? row : 0; /* one rank: all rows are its own, in order */
 		const float *scale = (const float *)d.args.recv_scales + row * scales;
@@ -146,6 +146,7 @@ int main(void)
 	/* One group, a last group of 16, several words of UE8M0, a real row. */
 	static const int64_t hiddens[] = {16, 128, 144, 384, 1040, 7168};
 
+	ranks_begin();
 	for (int i = 0; i < COUNT_OF(quants); i++) {
 		for (int j = 0; j < COUNT_OF(hiddens); j++) {
 			if (tap_quick() && j % 2) {

@@ -4,8 +4,9 @@
 #include "t/op/op.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "t/device.h"
 
 const int op_sizes[] = {1, 2, 3, 4, 5, 7, 8, 16};
 const int op_num_sizes = COUNT_OF(op_sizes);
@@ -118,10 +119,10 @@ void op_inputs_free(struct op_inputs *inputs)
 	for (int r = 0; r < OP_RANKS; r++) {
 		struct oracle_input *input = &inputs->input[r];
 
-		free((void *)(uintptr_t)input->topk);
-		free((void *)(uintptr_t)input->weights);
-		free((void *)(uintptr_t)input->x);
-		free((void *)(uintptr_t)input->scales);
+		util_free(input->topk);
+		util_free(input->weights);
+		util_free(input->x);
+		util_free(input->scales);
 		*input = (struct oracle_input){.num_tokens = 0};
 	}
 }
@@ -193,19 +194,30 @@ void *op_scales_as(const struct op_inputs *inputs, int rank, int layout, int64_t
 	return array;
 }
 
+void op_block_place(struct op_block *block, void *memory, size_t bytes)
+{
+	block->memory = memory;
+	block->host = memory;
+	block->bytes = bytes;
+	if (memory && device_mode() != DEVICE_NONE) {
+		block->host = util_alloc(bytes);
+	}
+}
+
 int op_block_make(struct op_block *block, moeep_comm_t *comm, enum op_memory kind, unsigned int any,
 		  size_t bytes)
 {
 	*block = (struct op_block){.kind = kind};
 	if (kind == OP_ORDINARY || kind == OP_REGISTERED) {
-		block->memory = util_alloc(bytes);
+		block->memory = block->host = util_alloc(bytes);
+		block->bytes = bytes;
 	}
 	if (any & 1u << OP_SYMMETRIC) {
 		void *memory = NULL;
 
 		RANK_TRY(moeep_mem_alloc(comm, kind == OP_SYMMETRIC ? bytes : 0, 0, &memory));
 		if (kind == OP_SYMMETRIC) {
-			block->memory = memory;
+			op_block_place(block, memory, bytes);
 		} else {
 			rank_check(memory == NULL, "moeep_mem_alloc of 0 bytes gave %p", memory);
 		}
@@ -224,16 +236,48 @@ void op_block_free(struct op_block *block, moeep_comm_t *comm)
 	if (block->registered) {
 		rank_ok(moeep_mem_deregister(comm, block->registered));
 		if (block->registered != block->memory) {
-			free(block->registered);
+			util_free(block->registered);
 		}
 		block->registered = NULL;
+	}
+	if (block->host != block->memory) {
+		util_free(block->host);
 	}
 	if (block->kind == OP_SYMMETRIC) {
 		rank_ok(moeep_mem_free(comm, block->memory));
 	} else if (block->kind != OP_SLOT) {
-		free(block->memory);
+		util_free(block->memory);
 	}
-	block->memory = NULL;
+	block->memory = block->host = NULL;
+}
+
+int op_block_push(const struct op_block *block)
+{
+	if (block->host != block->memory) {
+		RANK_TRY(device_copy(block->memory, block->host, block->bytes));
+	}
+	return 0;
+}
+
+int op_block_pull(const struct op_block *block)
+{
+	if (block->host != block->memory) {
+		RANK_TRY(device_copy(block->host, block->memory, block->bytes));
+	}
+	return 0;
+}
+
+int op_ready(moeep_comm_t *comm)
+{
+	if (device_mode() != DEVICE_NONE) {
+		RANK_TRY(moeep_comm_barrier(comm));
+	}
+	return 0;
+}
+
+bool op_can_register(bool processes)
+{
+	return !ranks_forked(processes);
 }
 
 int op_output_make(struct op_output *output, const char *name, int64_t rows, int64_t elements,
@@ -248,10 +292,12 @@ int op_output_make(struct op_output *output, const char *name, int64_t rows, int
 		.dtype = dtype,
 	};
 	RANK_DO(op_block_make(&output->block, comm, kind, any, guard_space(bytes)));
-	guard_place(&output->got, output->block.memory, bytes);
+	guard_place(&output->got, output->block.host, bytes);
+	output->at =
+		(unsigned char *)output->block.memory + (output->got.data - output->block.host);
 	output->want = util_alloc(bytes);
 	util_poison(output->want, bytes);
-	return 0;
+	return op_block_push(&output->block);
 }
 
 void op_output_end(struct op_output *output, moeep_comm_t *comm)
@@ -259,10 +305,12 @@ void op_output_end(struct op_output *output, moeep_comm_t *comm)
 	if (!output->name) {
 		return;
 	}
+	/* If that fails it is noted, and what was to be overwritten differs. */
+	(void)op_block_pull(&output->block);
 	util_same(output->name, output->got.data, output->want, output->rows, output->elements,
 		  output->dtype, output->any_nan);
 	guard_check(&output->got, output->name);
-	free(output->want);
+	util_free(output->want);
 	op_block_free(&output->block, comm);
 	output->name = NULL;
 }

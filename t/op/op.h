@@ -76,22 +76,44 @@ enum op_memory {
 	OP_SLOT	       /* LL combine's x: moeep_ll_combine_slot() */
 };
 
-/* Memory of one of those kinds. Ranks that want another kind take part in the collective calls. */
+/*
+ * Memory of one of those kinds. Ranks that want another kind take part in the collective calls.
+ * Where it is a device's, the test reads and writes a copy of it.
+ */
 struct op_block {
-	void *memory;
+	void *memory;	     /* for operations */
+	unsigned char *host; /* for the test; the same memory if that can be */
+	size_t bytes;
 	enum op_memory kind;
 	void *registered; /* what is to be deregistered */
 };
 
-/* any: a bit for each kind that some rank uses. */
+/* any: a bit for each kind that some rank uses. OP_SLOT: op_block_place() has to follow. */
 int op_block_make(struct op_block *block, moeep_comm_t *comm, enum op_memory kind, unsigned int any,
 		  size_t bytes);
+/* Memory that was had elsewhere: a combine slot. */
+void op_block_place(struct op_block *block, void *memory, size_t bytes);
 void op_block_free(struct op_block *block, moeep_comm_t *comm);
+
+/* What the test wrote goes to where operations read it; what they wrote to where it is read. */
+int op_block_push(const struct op_block *block);
+int op_block_pull(const struct op_block *block);
+
+/*
+ * Before the first operation that follows the making of handles: with CUDA the driver may make a
+ * rank that allocates wait for a kernel, which would wait for this rank. The host needs no such
+ * thing, and its ranks are left to their own pace.
+ */
+int op_ready(moeep_comm_t *comm);
+
+/* Whether runs that ask for processes or threads can have memory of moeep_mem_register(). */
+bool op_can_register(bool processes);
 
 /* An output and what is to be in it afterwards, the bytes that stay as they were included. */
 struct op_output {
-	const char *name; /* NULL: not asked for */
-	struct guarded got;
+	const char *name;   /* NULL: not asked for */
+	void *at;	    /* for the operation */
+	struct guarded got; /* what the test sees of it */
 	unsigned char *want;
 	struct op_block block;
 	int64_t rows;
@@ -104,6 +126,21 @@ int op_output_make(struct op_output *output, const char *name, int64_t rows, int
 		   int dtype, moeep_comm_t *comm, enum op_memory kind, unsigned int any);
 /* Compares and frees. */
 void op_output_end(struct op_output *output, moeep_comm_t *comm);
+
+/*
+ * The operations. Without a launch they are complete on return and give their result, with every
+ * backend; with one they are the call as it is.
+ */
+int op_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *args,
+	      const moeep_launch_t *launch);
+int op_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle, const moeep_dispatch_args_t *args,
+		const moeep_launch_t *launch);
+int op_combine(moeep_buffer_t *buffer, moeep_handle_t *handle, const moeep_combine_args_t *args,
+	       const moeep_launch_t *launch);
+int op_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
+		   const moeep_ll_dispatch_args_t *args, const moeep_launch_t *launch);
+int op_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
+		  const moeep_ll_combine_args_t *args, const moeep_launch_t *launch);
 
 /* "bf16 h64 e8 k2 ..." for names of checks; the text is the thread's until its next call. */
 const char *op_spec_name(const struct op_spec *spec);

@@ -101,7 +101,8 @@ static void random_ht(struct rng *rng, bool processes, const char *what)
 	for (int r = 0; r < c.spec.num_ranks; r++) {
 		random_ht_rank(rng, &c, r);
 		if (memory) {
-			c.rank[r].memory = (enum op_memory)rng_range(rng, 0, processes ? 1 : 2);
+			c.rank[r].memory = (enum op_memory)rng_range(
+				rng, 0, op_can_register(processes) ? 2 : 1);
 		}
 	}
 	ht_check(&c, processes, what);
@@ -149,6 +150,7 @@ int main(void)
 {
 	uint64_t seed = op_seed(), rounds = util_env("MOEEP_TEST_ROUNDS", tap_quick() ? 60 : 500);
 
+	ranks_begin();
 	tap_diag("seed %llu, %llu rounds", (unsigned long long)seed, (unsigned long long)rounds);
 	for (uint64_t i = 0; i < rounds; i++) {
 		struct rng rng = {util_hash(seed + i, 51, 51)};

@@ -2,9 +2,9 @@
 /* Rows in symmetric memory: written and read in place, by ranks with it and ranks without. */
 #include "config.h"
 
-#include <stdlib.h>
 #include <string.h>
 
+#include "t/device.h"
 #include "t/op/ht.h"
 
 static const char *const kinds[] = {"ordinary", "symmetric", "registered", "slot"};
@@ -34,8 +34,9 @@ static void check(int num_ranks, bool processes, int row_layout, int kind, int64
 	for (int r = 0; r < num_ranks; r++) {
 		struct ht_rank *rank = &c.rank[r];
 
-		rank->memory = kind >= 0 ? (enum op_memory)kind
-					 : (enum op_memory)(r % (processes ? 2 : 3));
+		rank->memory = kind >= 0
+				       ? (enum op_memory)kind
+				       : (enum op_memory)(r % (op_can_register(processes) ? 3 : 2));
 		rank->alignment = 1 + r % 3;
 		rank->capacity = r % 2 ? 0 : 40 * 4 * num_ranks + 7;
 		rank->flags = r % 3 ? MOEEP_DISPATCH_ZERO_PADDING : 0;
@@ -49,15 +50,17 @@ static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
 	const struct ht_case *c = arg;
 	size_t row_bytes = (size_t)c->spec.hidden * 2;
 	size_t bytes = (size_t)c->side[rank].rows.count * row_bytes, room = 4 * bytes + 8192;
-	unsigned char *memory;
+	struct op_block block;
 	moeep_buffer_t *buffer;
 	moeep_handle_t *handle;
 
 	RANK_DO(ht_open(c, comm, &buffer, &handle));
-	RANK_TRY(moeep_mem_alloc(comm, room, 0, (void **)&memory));
-	rank_check((uintptr_t)memory % 4096 == 0, "memory is not aligned: %p", (void *)memory);
+	RANK_DO(op_block_make(&block, comm, OP_SYMMETRIC, 1u << OP_SYMMETRIC, room));
+	rank_check((uintptr_t)block.memory % 4096 == 0, "memory is not aligned: %p", block.memory);
+	RANK_DO(op_block_pull(&block));
 	for (size_t i = 0; i < room; i++) {
-		if (!rank_check(memory[i] == 0, "byte %zu of new memory is 0x%02x", i, memory[i])) {
+		if (!rank_check(block.host[i] == 0, "byte %zu of new memory is 0x%02x", i,
+				block.host[i])) {
 			break;
 		}
 	}
@@ -70,34 +73,37 @@ static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
 
 		RANK_DO(ht_dispatch_begin(&d, c, rank, comm,
 					  round % 2 ? MOEEP_DISPATCH_CACHED : 0));
-		memset(memory, round, room);
-		d.args.recv_x = memory + at;
-		rank_ok(moeep_dispatch(buffer, handle, &d.args, NULL));
-		memcpy(d.output[HT_X].got.data, memory + at, bytes);
+		memset(block.host, round, room);
+		RANK_DO(op_block_push(&block));
+		d.args.recv_x = (unsigned char *)block.memory + at;
+		rank_ok(op_dispatch(buffer, handle, &d.args, NULL));
+		RANK_DO(op_block_pull(&block));
+		memcpy(d.output[HT_X].got.data, block.host + at, bytes);
 		for (size_t i = 0; i < room; i++) {
 			bool inside = i >= at && i < at + bytes;
 
 			if (!inside &&
-			    !rank_check(memory[i] == round, "byte %zu was written, rows are at %zu",
-					i, at)) {
+			    !rank_check(block.host[i] == round,
+					"byte %zu was written, rows are at %zu", i, at)) {
 				break;
 			}
 		}
 		ht_dispatch_end(&d, MOEEP_OK);
 		RANK_DO(ht_combine_begin(&m, c, rank, comm));
-		memcpy(memory + at, c->side[rank].x, bytes);
-		m.args.x = memory + at;
-		ht_combine_end(&m, moeep_combine(buffer, handle, &m.args, NULL));
+		memcpy(block.host + at, c->side[rank].x, bytes);
+		RANK_DO(op_block_push(&block));
+		m.args.x = (unsigned char *)block.memory + at;
+		ht_combine_end(&m, op_combine(buffer, handle, &m.args, NULL));
 	}
 	RANK_DO(ht_close(buffer, handle));
-	RANK_TRY(moeep_mem_free(comm, memory));
+	op_block_free(&block, comm);
 	return 0;
 }
 
 /* What is symmetric memory and what is not; freed and made again, in any order. */
 static int blocks_body(int rank, moeep_comm_t *comm, void *arg)
 {
-	void *block[4] = {NULL}, *own = util_alloc(8192);
+	void *block[4] = {NULL}, *own = util_alloc(4 * 5000);
 	moeep_comm_info_t info = {.size = sizeof(info)};
 
 	(void)arg;
@@ -109,7 +115,8 @@ static int blocks_body(int rank, moeep_comm_t *comm, void *arg)
 			RANK_TRY(moeep_mem_alloc(comm, bytes, 0, &block[i]));
 			rank_check(!block[i] == (bytes == 0), "%zu bytes gave %p", bytes, block[i]);
 			if (bytes > 0) {
-				memset(block[i], rank, bytes);
+				memset(own, rank, bytes);
+				RANK_TRY(device_copy(block[i], own, bytes));
 				rank_is(moeep_mem_is_symmetric(comm, block[i], bytes), 1);
 				rank_is(moeep_mem_is_symmetric(comm, (char *)block[i] + 100,
 							       bytes - 100),
@@ -126,7 +133,7 @@ static int blocks_body(int rank, moeep_comm_t *comm, void *arg)
 	}
 	rank_is(moeep_mem_free(comm, NULL), MOEEP_OK);
 	rank_is(moeep_mem_free(comm, own), MOEEP_ERR_INVALID);
-	free(own);
+	util_free(own);
 	return 0;
 }
 
@@ -140,7 +147,7 @@ static int registered_body(int rank, moeep_comm_t *comm, void *arg)
 		rank_is(moeep_mem_register(comm, own, bytes, 0), MOEEP_ERR_UNSUPPORTED);
 		rank_check(moeep_error_detail()[0] != '\0', "no cause is told");
 		rank_is(moeep_mem_is_symmetric(comm, own, bytes), 0);
-		free(own);
+		util_free(own);
 		return 0;
 	}
 	RANK_TRY(moeep_mem_register(comm, own, bytes, 0));
@@ -150,7 +157,7 @@ static int registered_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_TRY(moeep_mem_deregister(comm, own));
 	rank_is(moeep_mem_is_symmetric(comm, own, bytes), 0);
 	rank_is(moeep_mem_deregister(comm, own), MOEEP_ERR_INVALID);
-	free(own);
+	util_free(own);
 	return 0;
 }
 
@@ -174,10 +181,24 @@ static void reuse(int num_ranks, bool processes)
 	ht_case_free(&c);
 }
 
+static void registered(int num_ranks, int row_layout, int64_t hidden)
+{
+	bool threads = true;
+
+	if (!op_can_register(false)) {
+		tap_skip(2, "ranks are processes, and only threads can register memory");
+		return;
+	}
+	check(num_ranks, false, row_layout, OP_REGISTERED, hidden);
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks}, registered_body, &threads,
+		  "memory of thread ranks is registered");
+}
+
 int main(void)
 {
-	bool threads = true, processes = false;
+	bool processes = false;
 
+	ranks_begin();
 	for (int i = 0; i < op_num_sizes; i++) {
 		int num_ranks = op_sizes[i];
 
@@ -190,16 +211,17 @@ int main(void)
 		check(num_ranks, true, MOEEP_ROWS_EXPERT_MAJOR, -1, 32);
 		check(num_ranks, i % 2, MOEEP_ROWS_FLAT, -1, 40);
 		check(num_ranks, !(i % 2), MOEEP_ROWS_EXPERT_MAJOR, OP_SYMMETRIC, 40);
-		check(num_ranks, false, i % 2 ? MOEEP_ROWS_FLAT : MOEEP_ROWS_EXPERT_MAJOR,
-		      OP_REGISTERED, 24);
 		reuse(num_ranks, i % 2);
 		ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = i % 2},
 			  blocks_body, NULL, "symmetric memory comes and goes");
-		ranks_run(&(struct ranks_config){.num_ranks = num_ranks}, registered_body, &threads,
-			  "memory of thread ranks is registered");
+		registered(num_ranks, i % 2 ? MOEEP_ROWS_FLAT : MOEEP_ROWS_EXPERT_MAJOR, 24);
 	}
 	check(2, true, MOEEP_ROWS_FLAT, OP_SYMMETRIC, 7168);
-	check(3, false, MOEEP_ROWS_FLAT, OP_REGISTERED, 7168);
+	registered(3, MOEEP_ROWS_FLAT, 7168);
+	if (device_mode() != DEVICE_NONE) {
+		tap_skip(1, "memory of processes cannot be registered: the host backend's rule");
+		return tap_done();
+	}
 	ranks_run(&(struct ranks_config){.num_ranks = 3, .processes = true}, registered_body,
 		  &processes, "memory of processes cannot be registered");
 	return tap_done();

@@ -9,7 +9,6 @@
 
 #include "t/protocol/stress.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define TOPK	     3
@@ -367,7 +366,7 @@ static int ht_body(int rank, moeep_comm_t *comm, void *arg)
 	rank_ok(moeep_handle_destroy(r->handle));
 	rank_ok(moeep_buffer_destroy(r->buffer));
 	/* Symmetric memory goes with the comm. */
-	free(r);
+	util_free(r);
 	return rc;
 }
 

@@ -9,7 +9,6 @@
 
 #include "t/protocol/stress.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define TOPK	2
@@ -280,15 +279,15 @@ static void close_run(struct run *r)
 {
 	for (int i = 0; i < SETS; i++) {
 		if (!r->flow->slots) {
-			free(r->expert_x[i]);
+			util_free(r->expert_x[i]);
 		}
 		rank_ok(moeep_handle_destroy(r->handle[i]));
 	}
-	free(r->x);
-	free(r->topk);
-	free(r->recv_x);
-	free(r->src_token);
-	free(r->out);
+	util_free(r->x);
+	util_free(r->topk);
+	util_free(r->recv_x);
+	util_free(r->src_token);
+	util_free(r->out);
 	rank_ok(moeep_buffer_destroy(r->buffer));
 }
 

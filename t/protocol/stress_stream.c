@@ -161,7 +161,7 @@ static int stream_body(int rank, moeep_comm_t *comm, void *arg)
 	rc = stress_end(rounds(r), comm);
 	rank_ok(moeep_handle_destroy(r->handle));
 	rank_ok(moeep_buffer_destroy(r->buffer));
-	free(r);
+	util_free(r);
 	return rc;
 }
 

@@ -239,12 +239,12 @@ static int open_run(struct run *r)
 static void close_run(struct run *r)
 {
 	if (!r->w->direct) {
-		free(r->expert_x);
+		util_free(r->expert_x);
 	}
-	free(r->x);
-	free(r->recv_x);
-	free(r->out);
-	free(r->topk);
+	util_free(r->x);
+	util_free(r->recv_x);
+	util_free(r->out);
+	util_free(r->topk);
 	rank_ok(moeep_handle_destroy(r->handle));
 	rank_ok(moeep_buffer_destroy(r->buffer));
 }

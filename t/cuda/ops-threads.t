@@ -1,0 +1,7 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Every test of operations once more, on CUDA devices, with ranks that are threads.
+. "${abs_top_srcdir:=$(cd "$(dirname "$0")/../.." && pwd)}/t/tap-functions.sh"
+. "$abs_top_srcdir/t/cuda/ops.sh"
+
+ops_all threads
