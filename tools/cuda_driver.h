@@ -14,9 +14,17 @@
 #define moeep_fail	    tool_cu_note
 #define moeep_settings_load tool_cu_settings
 
+#include <stdbool.h>
+
 #include "cuda/driver.h"
 
 /* Why the last of the calls above failed in this thread; the tools' moeep_error_detail() for it. */
 const char *tool_cu_detail(void);
+
+/*
+ * Whether the library can work on GPU `ordinal`: it makes a group of one there. If not, the cause
+ * is in why. From a process that is for such questions.
+ */
+bool tool_cu_try_library(int ordinal, char *why, size_t why_size);
 
 #endif

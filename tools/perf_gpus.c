@@ -15,34 +15,6 @@
 #include "output.h"
 #include "perf_gpus.h"
 
-static void log_nothing(void *context, int level, const char *line)
-{
-	(void)context;
-	(void)level;
-	(void)line;
-}
-
-/* Whether a group of one works on this GPU; the cause goes to `why`. */
-static bool try_library(struct perf_gpus *gpus, int ordinal)
-{
-	moeep_comm_config_t config = {
-		.size = sizeof(config),
-		.backend = MOEEP_BACKEND_CUDA,
-		.device_plus_one = ordinal + 1,
-		.log = log_nothing,
-	};
-	moeep_comm_t *comm = NULL;
-	int rc = moeep_comm_create(0, 1, &config, &comm);
-
-	if (rc) {
-		snprintf(gpus->why, sizeof(gpus->why), "GPU %d: %.280s", ordinal,
-			 moeep_error_detail()[0] ? moeep_error_detail() : moeep_strerror(rc));
-		return false;
-	}
-	(void)moeep_comm_destroy(comm);
-	return true;
-}
-
 static int look_at(struct perf_gpus *gpus, const struct moeep_cu *cu, int ordinal)
 {
 	struct perf_gpu *gpu = &gpus->gpu[ordinal];
@@ -98,7 +70,13 @@ static void look(struct perf_gpus *gpus, int ranks)
 		gpus->count = ranks;
 	}
 	for (int i = 0; i < gpus->count; i++) {
-		if (look_at(gpus, cu, i) || !try_library(gpus, i)) {
+		char why[280];
+
+		if (look_at(gpus, cu, i)) {
+			return;
+		}
+		if (!tool_cu_try_library(i, why, sizeof(why))) {
+			snprintf(gpus->why, sizeof(gpus->why), "GPU %d: %s", i, why);
 			return;
 		}
 	}
