@@ -7,6 +7,9 @@
 
 #include "perf_cuda.h"
 
+/* More than is copied at once. */
+#define WARM_BYTES (8u << 20)
+
 const char *device_error(const struct device *d)
 {
 	return d->error;
@@ -45,21 +48,28 @@ static int open_events(struct device *d)
 }
 
 /*
- * The driver loads its own kernels when they are first wanted, and may wait for the GPU to do so:
- * here, and not while another rank's operation waits for this one.
+ * The driver loads its own kernels, and pins what it copies through, when they are first wanted,
+ * and may wait for the GPU to do so: here, and not while another rank's operation waits for this
+ * one.
  */
 static int warm_up(struct device *d)
 {
-	char bytes[256] = {0};
+	char *bytes = calloc(1, WARM_BYTES);
 	void *ptr;
 	int rc;
 
-	if (device_alloc(d, sizeof(bytes), &ptr)) {
+	if (!bytes) {
+		snprintf(d->error, sizeof(d->error), "no memory");
 		return -1;
 	}
-	rc = device_fill(d, ptr, 0, sizeof(bytes)) || device_upload(d, ptr, bytes, sizeof(bytes)) ||
-	     device_download(d, bytes, ptr, sizeof(bytes));
+	if (device_alloc(d, WARM_BYTES, &ptr)) {
+		free(bytes);
+		return -1;
+	}
+	rc = device_fill(d, ptr, 0, WARM_BYTES) || device_upload(d, ptr, bytes, WARM_BYTES) ||
+	     device_download(d, bytes, ptr, WARM_BYTES);
 	device_free(d, ptr);
+	free(bytes);
 	return rc ? -1 : 0;
 }
 
