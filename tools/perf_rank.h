@@ -55,7 +55,7 @@ struct rank {
 	int rank;
 	moeep_comm_t *comm;
 	struct device *device; /* NULL: the host backend */
-	struct rank *twin;     /* --compare-host: the same rank with the host backend */
+	struct rank *twin;     /* --compare-host: the same rank with the other backend */
 	unsigned mode;
 	const struct routing *routing;
 	int copies;

@@ -29,6 +29,9 @@ int rank_fail(struct rank *r, const char *what, const char *why)
 	if (r->comm) {
 		(void)moeep_comm_abort(r->comm, shared->error[r->rank]);
 	}
+	if (r->twin && r->twin->comm) {
+		(void)moeep_comm_abort(r->twin->comm, shared->error[r->rank]);
+	}
 	return 1;
 }
 
@@ -277,8 +280,11 @@ static void log_line(void *context, int level, const char *line)
 	}
 }
 
-/* All ranks come here once they are ready, so that joining takes no longer than joining takes. */
-static void arrive(struct rank *r)
+/*
+ * All ranks come here once they are ready, so that joining takes no longer than joining takes. 1 if
+ * one of them never will.
+ */
+static int arrive(struct rank *r)
 {
 	const struct timespec ts = {0, 100000};
 	struct perf_shared *shared = r->run->shared;
@@ -287,6 +293,7 @@ static void arrive(struct rank *r)
 	while (atomic_load(&shared->arrived) < r->o->ranks && !atomic_load(&shared->failed)) {
 		(void)nanosleep(&ts, NULL);
 	}
+	return atomic_load(&shared->failed) != 0;
 }
 
 static int open_device(struct rank *r)
@@ -340,10 +347,9 @@ static int enter(struct rank *r, struct rank *twin)
 	moeep_peer_info_t peer = {.size = sizeof(peer)};
 	uint64_t start;
 
-	if (open_device(r)) {
+	if (open_device(r) || arrive(r)) {
 		return 1;
 	}
-	arrive(r);
 	start = rank_now_ns();
 	if (join(r, &shared->id, r->o->backend)) {
 		return 1;
@@ -355,6 +361,7 @@ static int enter(struct rank *r, struct rank *twin)
 	}
 	if (r->o->compare_host) {
 		r->twin = twin;
+		twin->twin = r;
 		if (join(twin, &shared->twin_id, MOEEP_BACKEND_HOST)) {
 			return 1;
 		}
