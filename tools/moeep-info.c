@@ -10,6 +10,7 @@
 
 #include <moeep/moeep.h>
 
+#include "info_gpus.h"
 #include "info_hints.h"
 #include "info_host.h"
 #include "output.h"
@@ -33,7 +34,8 @@ static const char help_text[] =
 	"  -h, --help             this text\n"
 	"  -V, --version          the version\n"
 	"\n"
-	"Without --settings, --hints and --json: version, features, host, and both of these.\n"
+	"Without --settings, --hints and --json: version, features, host, GPUs, and both of\n"
+	"these.\n"
 	"\n"
 	"Exit status: 0 done; 1 something could not be found out or written; 2 usage.\n";
 
@@ -102,7 +104,8 @@ static void json_settings(struct json *json)
 	json_close(json);
 }
 
-static void print_json(const struct info_host *host, const struct info_hints *hints)
+static void print_json(const struct info_host *host, const struct info_gpus *gpus,
+		       const struct info_hints *hints)
 {
 	struct json json;
 
@@ -113,13 +116,14 @@ static void print_json(const struct info_host *host, const struct info_hints *hi
 	json_string(&json, "library_version", moeep_version_string());
 	json_features(&json);
 	info_host_json(&json, host);
+	info_gpus_json(&json, gpus);
 	json_settings(&json);
 	info_hints_json(&json, hints);
 	json_close(&json);
 }
 
-static void print_report(const struct info_host *host, const struct info_hints *hints,
-			 bool settings, bool hint_table)
+static void print_report(const struct info_host *host, const struct info_gpus *gpus,
+			 const struct info_hints *hints, bool settings, bool hint_table)
 {
 	bool all = !settings && !hint_table;
 
@@ -127,6 +131,7 @@ static void print_report(const struct info_host *host, const struct info_hints *
 	if (all) {
 		text_features();
 		info_host_text(host);
+		info_gpus_text(gpus);
 	}
 	if (all || settings) {
 		text_settings();
@@ -157,6 +162,7 @@ int main(int argc, char **argv)
 				   .dtype = MOEEP_BF16};
 	bool settings = false, hint_table = false, json = false;
 	struct info_host host;
+	struct info_gpus gpus;
 	int id;
 
 	/* getopt_long() puts it before its messages. */
@@ -202,9 +208,13 @@ int main(int argc, char **argv)
 		info_hints_ask(&hints);
 	}
 	if (json) {
-		print_json(&host, &hints);
+		info_gpus_look(&gpus);
+		print_json(&host, &gpus, &hints);
 	} else {
-		print_report(&host, &hints, settings, hint_table);
+		if (!settings && !hint_table) {
+			info_gpus_look(&gpus);
+		}
+		print_report(&host, &gpus, &hints, settings, hint_table);
 	}
 	if (output_finish(stdout, "moeep-info")) {
 		return EXIT_FAILURE;

@@ -2,15 +2,16 @@
 /*
  * tools/moeep-perf.c - run, check and time the operations between ranks of this machine.
  *
- * The parent reads the options (perf_options.h), makes the routings (perf_plan.h), opens the
- * rendezvous, starts the ranks and watches over them (perf_ranks.h); the ranks report through
- * memory that all share (perf_run.h); the parent sums it up (perf_report.h).
+ * The parent reads the options (perf_options.h), looks for GPUs (perf_gpus.h), makes the routings
+ * (perf_plan.h), opens the rendezvous, starts the ranks and watches over them (perf_ranks.h); the
+ * ranks report through memory that all share (perf_run.h); the parent sums it up (perf_report.h).
  */
 #include <config.h>
 
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -20,19 +21,23 @@
 #include "perf_report.h"
 #include "perf_run.h"
 
+/* A line, and with --graph one more for the same calls in a graph. */
 static void add_case(struct perf_run *run, unsigned mode, enum perf_op op, unsigned memory)
 {
-	run->cases[run->num_cases++] = (struct perf_case){mode, op, memory};
+	run->cases[run->num_cases++] = (struct perf_case){mode, op, memory, false};
+	if (run->options->graph) {
+		run->cases[run->num_cases++] = (struct perf_case){mode, op, memory, true};
+	}
 }
 
 /* The lines of the table to be, and the memory that all ranks write to. */
 static int run_prepare(struct perf_run *run, const struct perf_options *options,
-		       const struct perf_plan *plan)
+		       const struct perf_plan *plan, const struct perf_gpus *gpus)
 {
 	static const unsigned memories[] = {PERF_SYMMETRIC, PERF_ORDINARY};
 	void *shared;
 
-	*run = (struct perf_run){.options = options, .plan = plan};
+	*run = (struct perf_run){.options = options, .plan = plan, .gpus = gpus};
 	for (int i = 0; i < 2; i++) {
 		if ((options->modes & MOEEP_MODE_HT) && (options->memories & memories[i])) {
 			add_case(run, MOEEP_MODE_HT, PERF_DISPATCH, memories[i]);
@@ -68,6 +73,7 @@ int main(int argc, char **argv)
 {
 	struct perf_run run = {.shared = NULL};
 	struct perf_options options;
+	struct perf_gpus gpus;
 	struct perf_plan plan;
 	uint64_t wrong = 0;
 	int status;
@@ -75,11 +81,16 @@ int main(int argc, char **argv)
 	if (perf_options_parse(argc, argv, &options, &status)) {
 		return status;
 	}
-	if (perf_plan_make(&options, &plan)) {
+	/* Ranks that are threads share a GPU's work queues, which must be one a stream. */
+	(void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+	if (perf_gpus_choose(&options, &gpus)) {
+		return PERF_EXIT_FAILED;
+	}
+	if (perf_plan_make(&options, &gpus, &plan)) {
 		return PERF_EXIT_USAGE;
 	}
 	status = PERF_EXIT_FAILED;
-	if (run_prepare(&run, &options, &plan)) {
+	if (run_prepare(&run, &options, &plan, &gpus)) {
 		goto out;
 	}
 	if (!options.threads) {

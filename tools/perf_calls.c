@@ -2,6 +2,8 @@
 /* tools/perf_calls.c - single calls of one rank: prepared, timed, checked. */
 #include <config.h>
 
+#include <string.h>
+
 #include "payload.h"
 #include "perf_rank.h"
 
@@ -19,7 +21,7 @@ static struct check check_of(const struct rank *r, int64_t call, struct check_re
 	return check;
 }
 
-static int rows_of(struct rank *r, int64_t call, struct routing_rows *rows)
+int rank_rows(struct rank *r, int64_t call, struct routing_rows *rows)
 {
 	bool ht = r->mode == MOEEP_MODE_HT;
 
@@ -31,54 +33,79 @@ static int rows_of(struct rank *r, int64_t call, struct routing_rows *rows)
 	return 0;
 }
 
-static int ht_step(struct rank *r, const struct perf_case *c, int64_t call, bool cached,
-		   uint64_t ns[PERF_MAX_PHASES])
+void rank_prepare(struct rank *r, const struct perf_case *c, int64_t call, struct prepared *p)
 {
-	moeep_handle_t *handle = r->handle[rank_variant(r, call)];
-	moeep_combine_args_t combine = {
-		.size = sizeof(combine),
-		.flags = r->o->row_layout == MOEEP_ROWS_FLAT ? 0 : MOEEP_COMBINE_WEIGHTED,
-		.dtype = r->o->combine_dtype,
-		.x = r->combine_x,
-		.out = r->block[BLOCK_OUT].base,
-	};
-	moeep_dispatch_args_t dispatch;
-	uint64_t start;
-	int rc;
+	const void *combine_x = r->block[r->combine_block].base;
+	int variant = rank_variant(r, call);
 
-	rank_ht_args(r, call, cached, &dispatch);
-	if (rank_barrier(r)) {
-		return 1;
-	}
-	start = rank_now_ns();
-	if (c->op == PERF_DISPATCH) {
-		rc = moeep_dispatch(r->buffer, handle, &dispatch, NULL);
+	p->c = c;
+	p->variant = variant;
+	p->handle = r->handle[variant];
+	if (c->mode == MOEEP_MODE_LL && c->op == PERF_DISPATCH) {
+		rank_ll_args(r, call, VIEW_CALL, &p->ll_dispatch);
+	} else if (c->mode == MOEEP_MODE_LL) {
+		p->ll_combine = (moeep_ll_combine_args_t){
+			.size = sizeof(p->ll_combine),
+			.dtype = r->o->combine_dtype,
+			.capacity = r->capacity,
+			.x = combine_x,
+			.out = r->block[BLOCK_OUT].base,
+		};
+	} else if (c->op == PERF_DISPATCH) {
+		rank_ht_args(r, call, r->o->cached && r->routed[variant], VIEW_CALL, &p->dispatch);
 	} else {
-		rc = moeep_combine(r->buffer, handle, &combine, NULL);
+		p->combine = (moeep_combine_args_t){
+			.size = sizeof(p->combine),
+			.flags = r->o->row_layout == MOEEP_ROWS_FLAT ? 0 : MOEEP_COMBINE_WEIGHTED,
+			.dtype = r->o->combine_dtype,
+			.x = combine_x,
+			.out = r->block[BLOCK_OUT].base,
+		};
 	}
-	ns[0] = rank_now_ns() - start;
-	if (rc) {
-		return rank_fail_call(
-			r, c->op == PERF_DISPATCH ? "moeep_dispatch" : "moeep_combine", rc);
-	}
-	return 0;
 }
 
-static int ll_step(struct rank *r, const struct perf_case *c, int64_t call,
-		   uint64_t ns[PERF_MAX_PHASES])
+const char *rank_call_name(const struct perf_case *c)
 {
-	moeep_handle_t *handle = r->handle[rank_variant(r, call)];
-	moeep_ll_combine_args_t combine = {
-		.size = sizeof(combine),
-		.dtype = r->o->combine_dtype,
-		.capacity = r->capacity,
-		.x = r->combine_x,
-		.out = r->block[BLOCK_OUT].base,
-	};
-	moeep_ll_dispatch_args_t dispatch;
-	int phases = r->o->phases ? 2 : 1;
+	if (c->mode == MOEEP_MODE_LL) {
+		return c->op == PERF_DISPATCH ? "moeep_ll_dispatch" : "moeep_ll_combine";
+	}
+	return c->op == PERF_DISPATCH ? "moeep_dispatch" : "moeep_combine";
+}
 
-	rank_ll_args(r, call, &dispatch);
+int rank_look(struct rank *r, const struct perf_case *c, int result)
+{
+	return result ? rank_fail_call(r, rank_call_name(c), result) : 0;
+}
+
+int rank_issue(struct rank *r, struct prepared *p, int phase, const moeep_launch_t *launch)
+{
+	int rc;
+
+	if (p->c->mode == MOEEP_MODE_LL && p->c->op == PERF_DISPATCH) {
+		p->ll_dispatch.phase = phase;
+		rc = moeep_ll_dispatch(r->buffer, p->handle, &p->ll_dispatch, launch);
+	} else if (p->c->mode == MOEEP_MODE_LL) {
+		p->ll_combine.phase = phase;
+		rc = moeep_ll_combine(r->buffer, p->handle, &p->ll_combine, launch);
+	} else if (p->c->op == PERF_DISPATCH) {
+		rc = moeep_dispatch(r->buffer, p->handle, &p->dispatch, launch);
+	} else {
+		rc = moeep_combine(r->buffer, p->handle, &p->combine, launch);
+	}
+	if (rc == 0 && p->c->op == PERF_DISPATCH) {
+		r->routed[p->variant] = true;
+	}
+	return rc;
+}
+
+/* With the host backend: the call is complete when it returns. */
+static int host_step(struct rank *r, const struct perf_case *c, int64_t call,
+		     uint64_t ns[PERF_MAX_PHASES])
+{
+	int phases = perf_phases(r->o, c);
+	struct prepared p;
+
+	rank_prepare(r, c, call, &p);
 	for (int phase = 0; phase < phases; phase++) {
 		uint64_t start;
 		int rc;
@@ -87,22 +114,11 @@ static int ll_step(struct rank *r, const struct perf_case *c, int64_t call,
 		if (rank_barrier(r)) {
 			return 1;
 		}
-		dispatch.phase = !r->o->phases ? MOEEP_PHASE_BOTH
-				 : phase == 0  ? MOEEP_PHASE_SEND
-					       : MOEEP_PHASE_RECV;
-		combine.phase = dispatch.phase;
 		start = rank_now_ns();
-		if (c->op == PERF_DISPATCH) {
-			rc = moeep_ll_dispatch(r->buffer, handle, &dispatch, NULL);
-		} else {
-			rc = moeep_ll_combine(r->buffer, handle, &combine, NULL);
-		}
+		rc = rank_issue(r, &p, perf_phase(phases, phase), NULL);
 		ns[phase] = rank_now_ns() - start;
-		if (rc) {
-			return rank_fail_call(r,
-					      c->op == PERF_DISPATCH ? "moeep_ll_dispatch"
-								     : "moeep_ll_combine",
-					      rc);
+		if (rank_look(r, c, rc)) {
+			return 1;
 		}
 	}
 	return 0;
@@ -110,20 +126,21 @@ static int ll_step(struct rank *r, const struct perf_case *c, int64_t call,
 
 int rank_step(struct rank *r, const struct perf_case *c, int64_t call, uint64_t ns[PERF_MAX_PHASES])
 {
-	bool cached = r->o->cached && r->routed[rank_variant(r, call)];
+	uint64_t one[1][PERF_MAX_PHASES] = {{0}};
 	int rc;
 
 	ns[1] = 0;
-	rc = c->mode == MOEEP_MODE_HT ? ht_step(r, c, call, cached, ns) : ll_step(r, c, call, ns);
-	if (rc == 0 && c->op == PERF_DISPATCH) {
-		r->routed[rank_variant(r, call)] = true;
+	if (!r->device) {
+		return host_step(r, c, call, ns);
 	}
+	rc = rank_stream_calls(r, c, call, 1, one);
+	memcpy(ns, one[0], sizeof(one[0]));
 	return rc;
 }
 
 int rank_route_all(struct rank *r)
 {
-	struct perf_case dispatch = {r->mode, PERF_DISPATCH, 0};
+	struct perf_case dispatch = {.mode = r->mode, .op = PERF_DISPATCH};
 	uint64_t ns[PERF_MAX_PHASES];
 
 	for (int v = 0; v < r->routing->shape.variants; v++) {
@@ -142,15 +159,15 @@ int rank_fill(struct rank *r, const struct perf_case *c, int64_t call)
 	if (c->op == PERF_DISPATCH) {
 		return 0;
 	}
-	if (rows_of(r, call, &rows)) {
+	if (rank_rows(r, call, &rows)) {
 		return 1;
 	}
 	if (c->mode == MOEEP_MODE_LL) {
 		capacity *= rows.experts;
 	}
-	payload_fill_combine(r->o, r->rank, &rows, r->combine_x, capacity);
+	payload_fill_combine(r->o, r->rank, &rows, r->block[r->combine_block].host, capacity);
 	routing_rows_free(&rows);
-	return 0;
+	return rank_block_upload(r, r->combine_block);
 }
 
 int rank_check_call(struct rank *r, const struct perf_case *c, int64_t call,
@@ -163,18 +180,21 @@ int rank_check_call(struct rank *r, const struct perf_case *c, int64_t call,
 	struct routing_rows rows;
 	int rc;
 
+	if (rank_fetch(r, c)) {
+		return 1;
+	}
 	if (c->op == PERF_COMBINE) {
-		rc = check_combine(&check, ht, r->block[BLOCK_OUT].base);
+		rc = check_combine(&check, ht, r->block[BLOCK_OUT].host);
 		return rc ? rank_fail(r, "memory", "a row to compare with") : 0;
 	}
-	if (rows_of(r, call, &rows)) {
+	if (rank_rows(r, call, &rows)) {
 		return 1;
 	}
 	if (ht) {
-		rank_ht_args(r, call, false, &dispatch);
+		rank_ht_args(r, call, false, VIEW_HOST, &dispatch);
 		rc = check_ht_dispatch(&check, &rows, &dispatch);
 	} else {
-		rank_ll_args(r, call, &ll);
+		rank_ll_args(r, call, VIEW_HOST, &ll);
 		rc = check_ll_dispatch(&check, &rows, &ll);
 	}
 	routing_rows_free(&rows);

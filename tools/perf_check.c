@@ -83,9 +83,8 @@ static int64_t index_at(const void *array, int dtype, int64_t i)
 	return dtype == MOEEP_INT32 ? ((const int32_t *)array)[i] : ((const int64_t *)array)[i];
 }
 
-/* Byte offset of scale s of a row, as moeep_scale_layout_t says with the default stride. */
-static int64_t scale_offset(int dtype, int layout, int64_t rows, int64_t count, int64_t row,
-			    int64_t s)
+int64_t check_scale_offset(int dtype, int layout, int64_t rows, int64_t count, int64_t row,
+			   int64_t s)
 {
 	int64_t stride = (rows + 3) / 4 * 4;
 
@@ -103,8 +102,9 @@ static void check_scales(const struct check *c, const unsigned char *scales, int
 	int32_t count = perf_scale_count(c->options);
 
 	for (int32_t s = 0; s < count; s++) {
-		const unsigned char *got = scales + scale_offset(dtype, c->options->scale_layout,
-								 capacity, count, at, s);
+		const unsigned char *got =
+			scales +
+			check_scale_offset(dtype, c->options->scale_layout, capacity, count, at, s);
 		float value;
 
 		if (dtype == MOEEP_UE8M0) {

@@ -36,4 +36,8 @@ int check_ll_dispatch(const struct check *check, const struct routing_rows *rows
 		      const moeep_ll_dispatch_args_t *args);
 int check_combine(const struct check *check, bool ht, const void *out);
 
+/* Byte offset of scale s of a row, as moeep_scale_layout_t says with the default stride. */
+int64_t check_scale_offset(int dtype, int layout, int64_t rows, int64_t count, int64_t row,
+			   int64_t s);
+
 #endif

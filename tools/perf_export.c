@@ -8,6 +8,25 @@
 #include "output.h"
 #include "perf_export.h"
 
+static void report_gpus(const struct perf_run *run, struct json *json)
+{
+	const struct perf_options *o = run->options;
+
+	json_int(json, "driver_version", run->gpus->version);
+	json_int(json, "sms", o->sms);
+	json_int(json, "graph_calls", o->graph);
+	json_bool(json, "compare_host", o->compare_host);
+	json_array(json, "gpus");
+	for (int i = 0; i < run->gpus->count; i++) {
+		json_object(json, NULL);
+		json_string(json, "name", run->gpus->gpu[i].name);
+		json_int(json, "sms", run->gpus->gpu[i].sms);
+		json_uint(json, "memory_bytes", run->gpus->gpu[i].total);
+		json_close(json);
+	}
+	json_close(json);
+}
+
 static void report_config(const struct perf_run *run, struct json *json)
 {
 	const struct perf_options *o = run->options;
@@ -15,7 +34,10 @@ static void report_config(const struct perf_run *run, struct json *json)
 	json_object(json, "config");
 	json_int(json, "ranks", o->ranks);
 	json_string(json, "ranks_are", o->threads ? "threads" : "processes");
-	json_string(json, "backend", "host");
+	json_string(json, "backend", perf_backend_name(o->backend));
+	if (o->backend == MOEEP_BACKEND_CUDA) {
+		report_gpus(run, json);
+	}
 	json_string(json, "transport", run->shared->transport);
 	json_int(json, "tokens", o->tokens);
 	json_int(json, "ll_tokens", o->ll_tokens);
@@ -66,6 +88,7 @@ void perf_export_json(const struct perf_run *run, const struct perf_line *lines,
 		json_string(&json, "rows_in",
 			    line->c->memory ? perf_memory_name(line->c->memory) : NULL);
 		json_int(&json, "calls", line->calls);
+		json_int(&json, "graph_calls", line->c->graph ? run->options->graph : 0);
 		json_double(&json, "p50_seconds", line->p50);
 		json_double(&json, "p99_seconds", line->p99);
 		json_double(&json, "least_seconds", line->least);
@@ -81,6 +104,9 @@ void perf_export_json(const struct perf_run *run, const struct perf_line *lines,
 		json_uint(&json, "window_bytes", line->window_bytes);
 		json_uint(&json, "symmetric_bytes", line->symmetric_bytes);
 		json_uint(&json, "private_bytes", line->private_bytes);
+		json_uint(&json, "device_bytes", line->device_bytes);
+		json_double(&json, "buffer_create_seconds", line->buffer_seconds);
+		json_double(&json, "comm_create_seconds", line->comm_seconds);
 		json_uint(&json, "values_checked", line->values);
 		json_uint(&json, "values_wrong", line->wrong);
 		json_close(&json);
@@ -97,7 +123,8 @@ void perf_export_csv(const struct perf_run *run, const struct perf_line *lines, 
 	printf("mode,operation,phase,rows_in,ranks,tokens,hidden,topk,experts,dtype,combine_dtype,"
 	       "quant,routing,calls,p50_seconds,p99_seconds,least_seconds,mean_seconds,"
 	       "logical_gb_per_second,wire_gb_per_second,window_bytes,symmetric_bytes,"
-	       "private_bytes,values_checked,values_wrong\n");
+	       "private_bytes,values_checked,values_wrong,backend,sms,graph_calls,cached,"
+	       "device_bytes,buffer_create_seconds,comm_create_seconds\n");
 	for (int i = 0; i < count; i++) {
 		const struct perf_options *o = run->options;
 		const struct perf_line *line = &lines[i];
@@ -118,8 +145,11 @@ void perf_export_csv(const struct perf_run *run, const struct perf_line *lines, 
 		} else {
 			putchar(',');
 		}
-		printf(",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 "\n",
+		printf(",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%" PRIu64,
 		       line->window_bytes, line->symmetric_bytes, line->private_bytes, line->values,
 		       line->wrong);
+		printf(",%s,%d,%d,%d,%" PRIu64 ",%.6g,%.6g\n", perf_backend_name(o->backend),
+		       o->sms, line->c->graph ? o->graph : 0, ht && o->cached, line->device_bytes,
+		       line->buffer_seconds, line->comm_seconds);
 	}
 }

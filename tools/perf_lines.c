@@ -16,6 +16,11 @@ const char *perf_case_name(const struct perf_case *c)
 	return c->op == PERF_DISPATCH ? "LL dispatch" : "LL combine";
 }
 
+const char *perf_backend_name(int backend)
+{
+	return backend == MOEEP_BACKEND_CUDA ? "cuda" : "host";
+}
+
 const char *perf_memory_name(unsigned memory)
 {
 	return memory == PERF_SYMMETRIC ? "symmetric" : memory == PERF_ORDINARY ? "ordinary" : "-";
@@ -114,8 +119,9 @@ static int line_bytes(const struct perf_run *run, int index, struct perf_line *l
 	const struct perf_outcome *outcomes = run->shared->outcome[index];
 	int ranks = run->options->ranks;
 	int variants = (c->mode == MOEEP_MODE_HT ? &run->plan->ht : &run->plan->ll)->shape.variants;
-	int64_t count = run->shared->iterations[index];
-	int64_t first = perf_warmup(run->options, c->mode) + 1;
+	/* The calls that the times are of. */
+	int64_t count = c->graph ? run->options->graph : run->shared->iterations[index];
+	int64_t first = c->graph ? 0 : perf_warmup(run->options, c->mode) + 1;
 	double logical, wire;
 
 	for (int v = 0; v < variants; v++) {
@@ -141,6 +147,11 @@ static int line_bytes(const struct perf_run *run, int index, struct perf_line *l
 						: line->symmetric_bytes;
 		line->private_bytes = o->private_bytes > line->private_bytes ? o->private_bytes
 									     : line->private_bytes;
+		line->device_bytes =
+			o->device_bytes > line->device_bytes ? o->device_bytes : line->device_bytes;
+		line->buffer_seconds = fmax(line->buffer_seconds, (double)o->buffer_ns * 1e-9);
+		line->comm_seconds =
+			fmax(line->comm_seconds, (double)run->shared->comm_ns[rank] * 1e-9);
 		line->values += o->check.values;
 		line->wrong += o->check.wrong;
 	}
@@ -152,7 +163,7 @@ int perf_lines_make(const struct perf_run *run, struct perf_line *lines, int *co
 	int n = 0;
 
 	for (int i = 0; i < run->num_cases; i++) {
-		bool apart = run->options->phases && run->cases[i].mode == MOEEP_MODE_LL;
+		bool apart = perf_phases(run->options, &run->cases[i]) == 2;
 
 		for (int phase = apart ? 1 : -1; phase >= -1; phase--) {
 			struct perf_line *line = &lines[n++];

@@ -27,6 +27,9 @@ struct perf_line {
 	uint64_t window_bytes; /* of the rank that has the most */
 	uint64_t symmetric_bytes;
 	uint64_t private_bytes;
+	uint64_t device_bytes; /* of the GPU; 0: unknown */
+	double buffer_seconds; /* to make the buffer, and the comm; the slowest rank */
+	double comm_seconds;
 	uint64_t values; /* compared, all ranks */
 	uint64_t wrong;
 };
@@ -42,6 +45,9 @@ bool perf_line_has_bandwidth(const struct perf_line *line);
 
 /* "HT dispatch", "LL combine" */
 const char *perf_case_name(const struct perf_case *c);
+
+/* "host", "cuda": the values of options->backend */
+const char *perf_backend_name(int backend);
 
 /* "symmetric", "ordinary", or "-" where it makes no difference. */
 const char *perf_memory_name(unsigned memory);

@@ -18,6 +18,12 @@ struct word {
 	int value;
 };
 
+static const struct word backend_words[] = {
+	{"auto", MOEEP_BACKEND_AUTO},
+	{"host", MOEEP_BACKEND_HOST},
+	{"cuda", MOEEP_BACKEND_CUDA},
+	{NULL, 0},
+};
 static const struct word mode_words[] = {
 	{"ht", MOEEP_MODE_HT},
 	{"ll", MOEEP_MODE_LL},
@@ -116,6 +122,18 @@ static void read_option(struct reader *r, int id, const char *text)
 		break;
 	case OPT_THREADS:
 		o->threads = true;
+		break;
+	case OPT_BACKEND:
+		o->backend = read_word(r, text, backend_words);
+		break;
+	case OPT_SMS:
+		o->sms = (int)read_int(r, text, 1, 4096);
+		break;
+	case OPT_GRAPH:
+		o->graph = (int)read_int(r, text, 1, PERF_MAX_GRAPH);
+		break;
+	case OPT_COMPARE_HOST:
+		o->compare_host = true;
 		break;
 	case OPT_TIMEOUT:
 		o->timeout_ms = (uint32_t)read_int(r, text, 0, UINT32_MAX - 1);
@@ -277,6 +295,7 @@ int perf_options_parse(int argc, char **argv, struct perf_options *options, int 
 
 	*options = (struct perf_options){
 		.ranks = PERF_DEFAULT_RANKS,
+		.backend = -1,
 		.modes = MOEEP_MODE_HT | MOEEP_MODE_LL,
 		.tokens = PERF_DEFAULT_TOKENS,
 		.ll_tokens = PERF_DEFAULT_LL_TOKENS,

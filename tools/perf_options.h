@@ -16,6 +16,7 @@
 #define PERF_MAX_RANKS	  256
 #define PERF_MAX_ITERS	  1000000
 #define PERF_MAX_VARIANTS 8
+#define PERF_MAX_GRAPH	  1000
 
 #define PERF_DEFAULT_RANKS     8
 #define PERF_DEFAULT_TOKENS    4096
@@ -36,8 +37,12 @@ struct perf_options {
 	int ranks;
 	bool ranks_given;
 	bool threads;
-	unsigned modes; /* MOEEP_MODE_* */
-	int64_t tokens; /* HT, of a rank */
+	int backend;	   /* moeep_backend_t, -1: not given; host or CUDA once that is decided */
+	int sms;	   /* CUDA: of an operation; 0: the library's default */
+	int graph;	   /* CUDA: calls in a graph; 0: none */
+	bool compare_host; /* CUDA: every checked call is made with the host backend too */
+	unsigned modes;	   /* MOEEP_MODE_* */
+	int64_t tokens;	   /* HT, of a rank */
 	bool tokens_given;
 	int64_t ll_tokens;
 	bool ll_tokens_given;
@@ -61,7 +66,7 @@ struct perf_options {
 	bool uneven;
 	int64_t iters;	/* 0: as many as fit in `seconds` */
 	double seconds; /* of timed calls for each row of the table */
-	int64_t warmup; /* -1: two (HT) or ten (LL) */
+	int64_t warmup; /* -1: two (HT) or ten (LL, GPUs) */
 	uint64_t seed;
 	uint32_t timeout_ms; /* 0: the library's default */
 	bool check_all;
@@ -91,7 +96,9 @@ static inline int32_t perf_scale_count(const struct perf_options *o)
 /* Calls before the timed ones, after the first, which is checked. */
 static inline int64_t perf_warmup(const struct perf_options *o, unsigned mode)
 {
-	return o->warmup >= 0 ? o->warmup : mode == MOEEP_MODE_HT ? 2 : 10;
+	bool few = mode == MOEEP_MODE_HT && o->backend != MOEEP_BACKEND_CUDA;
+
+	return o->warmup >= 0 ? o->warmup : few ? 2 : 10;
 }
 
 #endif

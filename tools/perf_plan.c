@@ -16,7 +16,11 @@
 #define DEFAULT_EXPERTS 256
 #define DEFAULT_TOPK	8
 #define HT_VARIANTS	3
-#define LEAST_TOKENS	64
+
+/* On GPUs: more than a cache holds, so that no call finds its inputs there. */
+#define GPU_INPUT_BYTES (160 << 20)
+
+#define LEAST_TOKENS 64
 
 static const char default_trace[] =
 	MOEEP_PKGDATADIR "/trace_topk.npy," MOEEP_PKGDATADIR "/trace_weights.npy";
@@ -80,6 +84,11 @@ static uint64_t mode_bytes(const struct perf_options *o, const struct perf_plan 
 	return bytes + (8u << 20);
 }
 
+static int ht_variants(const struct perf_options *o)
+{
+	return o->backend == MOEEP_BACKEND_CUDA ? PERF_MAX_VARIANTS : HT_VARIANTS;
+}
+
 /* The routings and sizes for the options as they are. */
 static int plan_sizes(const struct perf_options *o, struct perf_plan *plan)
 {
@@ -101,7 +110,7 @@ static int plan_sizes(const struct perf_options *o, struct perf_plan *plan)
 	plan->ll_capacity = 1;
 	if (o->modes & MOEEP_MODE_HT) {
 		shape.tokens = o->tokens;
-		shape.variants = HT_VARIANTS;
+		shape.variants = ht_variants(o);
 		if (routing_make(&plan->source, &shape, &plan->ht, error, sizeof(error))) {
 			goto err;
 		}
@@ -157,7 +166,7 @@ static uint64_t floor_bytes(const struct perf_options *o)
 	uint64_t rows =
 		(uint64_t)(perf_row_bytes(o, o->dtype) + perf_row_bytes(o, o->combine_dtype));
 	uint64_t choices = (uint64_t)o->topk * 8;
-	uint64_t ht = (uint64_t)o->tokens * (rows + choices * HT_VARIANTS);
+	uint64_t ht = (uint64_t)o->tokens * (rows + choices * (uint64_t)ht_variants(o));
 	uint64_t ll = (uint64_t)o->ll_tokens * (rows + choices * PERF_MAX_VARIANTS);
 
 	ht = (o->modes & MOEEP_MODE_HT) ? ht : 0;
@@ -197,13 +206,47 @@ static const char *demo_routing(const struct perf_options *o)
 	return there ? trace : NULL;
 }
 
-int perf_plan_make(struct perf_options *options, struct perf_plan *plan)
+/* Copies of HT's inputs. */
+static int plan_copies(const struct perf_options *o)
+{
+	int64_t bytes = o->tokens * perf_row_bytes(o, o->dtype);
+	int copies = 2;
+
+	while (o->backend == MOEEP_BACKEND_CUDA && copies < PERF_MAX_VARIANTS &&
+	       copies * bytes < GPU_INPUT_BYTES) {
+		copies++;
+	}
+	return copies;
+}
+
+/* Memory that the ranks can have, where rows lie: of the machine, or of the fullest GPU. */
+static void memory_of(const struct perf_options *o, const struct perf_gpus *gpus,
+		      struct memory_limit *memory)
+{
+	if (o->backend != MOEEP_BACKEND_CUDA) {
+		(void)memory_limit_get(memory);
+		return;
+	}
+	*memory = (struct memory_limit){.available = UINT64_MAX, .limited_by = "the GPUs"};
+	for (int i = 0; i < gpus->count; i++) {
+		const struct perf_gpu *gpu = &gpus->gpu[i];
+		/* Of all ranks' memory, this GPU holds that of its own. */
+		uint64_t ranks = (uint64_t)((o->ranks - i + gpus->count - 1) / gpus->count);
+		uint64_t all = ranks ? gpu->free / ranks * (uint64_t)o->ranks : UINT64_MAX;
+
+		memory->available = all < memory->available ? all : memory->available;
+		memory->total += gpu->total;
+	}
+}
+
+int perf_plan_make(struct perf_options *options, const struct perf_gpus *gpus,
+		   struct perf_plan *plan)
 {
 	char error[480], needs[HUMAN_TEXT], has[HUMAN_TEXT];
-	uint64_t most = UINT64_MAX;
+	uint64_t most;
 
 	memset(plan, 0, sizeof(*plan));
-	plan->copies = 2;
+	plan->copies = plan_copies(options);
 	if (options->demo && !options->routing) {
 		options->routing = demo_routing(options);
 	}
@@ -231,9 +274,8 @@ int perf_plan_make(struct perf_options *options, struct perf_plan *plan)
 			options->topk, options->experts);
 		goto err;
 	}
-	if (memory_limit_get(&plan->memory) == 0) {
-		most = plan->memory.available;
-	}
+	memory_of(options, gpus, &plan->memory);
+	most = plan->memory.available ? plan->memory.available : UINT64_MAX;
 	for (;;) {
 		plan->bytes = floor_bytes(options);
 		if (plan->bytes <= most && plan_sizes(options, plan)) {

@@ -12,6 +12,7 @@
 #include <moeep/moeep.h>
 
 #include "output.h"
+#include "perf_gpus.h"
 #include "perf_options.h"
 #include "routing.h"
 #include "rows.h"
@@ -21,19 +22,20 @@ struct perf_plan {
 	struct routing_source source;
 	struct routing ht;
 	struct routing ll;
-	int64_t ht_rows;     /* most that a rank receives, padding included */
-	int64_t ll_capacity; /* rows of each expert */
-	int copies;	     /* of HT's inputs; LL has PERF_MAX_VARIANTS */
-	uint64_t bytes;	     /* of memory that all ranks together use at once, about */
-	struct memory_limit memory;
-	bool reduced; /* ranks or tokens are fewer than the defaults */
+	int64_t ht_rows;	    /* most that a rank receives, padding included */
+	int64_t ll_capacity;	    /* rows of each expert */
+	int copies;		    /* of HT's inputs; LL has PERF_MAX_VARIANTS */
+	uint64_t bytes;		    /* of memory that all ranks together use at once, about */
+	struct memory_limit memory; /* of the machine, or of the GPUs that are used */
+	bool reduced;		    /* ranks or tokens are fewer than the defaults */
 };
 
 /*
  * Open the routing and choose what was not given so that it fits in half of the memory. 0, or -1
  * with a message on standard error; perf_plan_free() what it gave.
  */
-int perf_plan_make(struct perf_options *options, struct perf_plan *plan);
+int perf_plan_make(struct perf_options *options, const struct perf_gpus *gpus,
+		   struct perf_plan *plan);
 void perf_plan_free(struct perf_plan *plan);
 
 static inline enum rows_layout perf_ht_layout(const struct perf_options *o)

@@ -92,9 +92,15 @@ static void report_failure(const struct perf_run *run)
 	}
 }
 
-/* Open the rendezvous. A group that failed has nothing to wait for at its end. */
-static int rendezvous_open(struct perf_run *run, moeep_rendezvous_t **rendezvous)
+/* Of the ranks, and of their twins with the host backend. */
+struct meeting {
+	moeep_rendezvous_t *ranks;
+	moeep_rendezvous_t *twins;
+};
+
+static int rendezvous_open(moeep_rendezvous_t **rendezvous, moeep_unique_id_t *id)
 {
+	/* A group that failed has nothing to wait for at its end. */
 	moeep_rendezvous_config_t config = {
 		.size = sizeof(config),
 		.address = "127.0.0.1",
@@ -102,13 +108,29 @@ static int rendezvous_open(struct perf_run *run, moeep_rendezvous_t **rendezvous
 	};
 	int rc;
 
-	rc = moeep_rendezvous_create(&config, rendezvous, &run->shared->id);
+	rc = moeep_rendezvous_create(&config, rendezvous, id);
 	if (rc) {
 		fprintf(stderr, "moeep-perf: moeep_rendezvous_create: %s\n",
 			moeep_error_detail()[0] ? moeep_error_detail() : moeep_strerror(rc));
 		return -1;
 	}
 	return 0;
+}
+
+/* meeting_close() it, whatever the result. */
+static int meeting_open(struct perf_run *run, struct meeting *meeting)
+{
+	if (rendezvous_open(&meeting->ranks, &run->shared->id)) {
+		return -1;
+	}
+	return run->options->compare_host ? rendezvous_open(&meeting->twins, &run->shared->twin_id)
+					  : 0;
+}
+
+static void meeting_close(struct meeting *meeting)
+{
+	(void)moeep_rendezvous_destroy(meeting->twins);
+	(void)moeep_rendezvous_destroy(meeting->ranks);
 }
 
 struct thread_rank {
@@ -131,13 +153,14 @@ static int run_threads(struct perf_run *run)
 {
 	int ranks = run->options->ranks, started = 0, rc = 0;
 	struct thread_rank *threads = calloc((size_t)ranks, sizeof(*threads));
-	moeep_rendezvous_t *rendezvous = NULL;
+	struct meeting meeting = {NULL, NULL};
 
 	if (!threads) {
 		fprintf(stderr, "moeep-perf: no memory for %d ranks\n", ranks);
 		return -1;
 	}
-	if (rendezvous_open(run, &rendezvous)) {
+	if (meeting_open(run, &meeting)) {
+		meeting_close(&meeting);
 		free(threads);
 		return -1;
 	}
@@ -159,7 +182,7 @@ static int run_threads(struct perf_run *run)
 		pthread_join(threads[i].thread, NULL);
 	}
 	free(threads);
-	(void)moeep_rendezvous_destroy(rendezvous);
+	meeting_close(&meeting);
 	progress(run, true);
 	if (rc == 0 && atomic_load(&run->shared->failed)) {
 		report_failure(run);
@@ -299,7 +322,7 @@ static void report_children(const struct perf_run *run, const struct children *c
 
 static int run_processes(struct perf_run *run)
 {
-	moeep_rendezvous_t *rendezvous = NULL;
+	struct meeting meeting = {NULL, NULL};
 	char go[PERF_MAX_RANKS] = {0};
 	struct children c;
 	int looks = 0;
@@ -311,7 +334,7 @@ static int run_processes(struct perf_run *run)
 	}
 	children_start(run, &c, gate);
 	if (!c.failed &&
-	    (rendezvous_open(run, &rendezvous) || write(gate[1], go, (size_t)c.count) != c.count)) {
+	    (meeting_open(run, &meeting) || write(gate[1], go, (size_t)c.count) != c.count)) {
 		c.failed = true;
 	}
 	/* Held open until now: a pipe that nobody reads would end this process. */
@@ -334,7 +357,7 @@ static int run_processes(struct perf_run *run)
 	if (c.failed) {
 		report_children(run, &c);
 	}
-	(void)moeep_rendezvous_destroy(rendezvous);
+	meeting_close(&meeting);
 	return c.failed ? -1 : 0;
 }
 

@@ -11,6 +11,29 @@
 #include "perf_lines.h"
 #include "perf_report.h"
 
+/* Which GPUs, or why none. */
+static void start_backend(const struct perf_run *run)
+{
+	const struct perf_gpus *gpus = run->gpus;
+	int sms = run->options->sms;
+
+	if (run->options->backend != MOEEP_BACKEND_CUDA) {
+		printf("GPUs: none used (");
+		print_text(stdout, gpus->why);
+		printf(")\n");
+		return;
+	}
+	printf("GPUs: %d, the first of them %s with %d SMs, driver for CUDA %d.%d; SMs of an "
+	       "operation: ",
+	       gpus->count, gpus->gpu[0].name, gpus->gpu[0].sms, gpus->version / 1000,
+	       gpus->version % 1000 / 10);
+	if (sms) {
+		printf("%d at most\n", sms);
+	} else {
+		printf("the library's default\n");
+	}
+}
+
 void perf_report_start(const struct perf_run *run)
 {
 	const struct perf_options *o = run->options;
@@ -20,20 +43,22 @@ void perf_report_start(const struct perf_run *run)
 		return;
 	}
 	if (o->demo) {
-		printf("Expert parallelism between %d ranks of the host backend on this machine. "
+		printf("Expert parallelism between %d ranks of the %s backend on this machine. "
 		       "Dispatch moves\neach token's row to the ranks that hold its %d experts; "
 		       "combine sums the experts' rows\nback at the token's own rank. HT is the "
 		       "high-throughput form (training, prefill), LL the\nlow-latency form "
 		       "(decode). Symmetric rows are written and read by the peers in place;\n"
 		       "ordinary rows are copied once more. Every result is compared bit for bit "
 		       "with one that\nthis tool computes by itself.\n\n",
-		       o->ranks, o->topk);
+		       o->ranks, perf_backend_name(o->backend), o->topk);
 	}
-	printf("moeep-perf %s, library %s: %d %s, host backend\n", MOEEP_VERSION_STRING,
+	printf("moeep-perf %s, library %s: %d %s, %s backend\n", MOEEP_VERSION_STRING,
 	       moeep_version_string(), o->ranks,
 	       o->threads      ? "ranks in one process"
 	       : o->ranks == 1 ? "process"
-			       : "processes");
+			       : "processes",
+	       perf_backend_name(o->backend));
+	start_backend(run);
 	if (o->modes & MOEEP_MODE_HT) {
 		printf("HT: %s%" PRId64 " tokens a rank, hidden %" PRId64 ", top-%d of %d, "
 		       "dispatch %s%s, combine %s, %s rows%s\n",
@@ -71,15 +96,15 @@ static void text_line(const struct perf_line *line)
 	char wire[HUMAN_TEXT], bytes[HUMAN_TEXT], values[HUMAN_TEXT], wrong[HUMAN_TEXT];
 	bool whole = !strcmp(line->phase, "both");
 
-	snprintf(name, sizeof(name), "%s%s%s", perf_case_name(line->c), whole ? "" : " ",
-		 whole ? "" : line->phase);
+	snprintf(name, sizeof(name), "%s%s%s%s", perf_case_name(line->c), whole ? "" : " ",
+		 whole ? "" : line->phase, line->c->graph ? " graph" : "");
 	strcpy(logical, "-");
 	strcpy(wire, "-");
 	if (perf_line_has_bandwidth(line)) {
 		snprintf(logical, sizeof(logical), "%.3f", line->logical_bytes / line->p50 * 1e-9);
 		snprintf(wire, sizeof(wire), "%.3f", line->wire_bytes / line->p50 * 1e-9);
 	}
-	printf("%-16s %-9s %5" PRId64 " %8s %8s %8s %8s %8s %9s", name,
+	printf("%-17s %-9s %5" PRId64 " %8s %8s %8s %8s %8s %9s", name,
 	       perf_memory_name(line->c->memory), line->calls, human_time(line->p50, p50),
 	       human_time(line->p99, p99), human_time(line->least, least), logical, wire,
 	       human_bytes(line->window_bytes + line->symmetric_bytes + line->private_bytes,
@@ -117,29 +142,72 @@ static void text_bytes(const struct perf_line *lines, int count, unsigned mode, 
 	printf("\n");
 }
 
+/* What the times are of. */
+static void text_times(const struct perf_options *o)
+{
+	if (o->backend == MOEEP_BACKEND_CUDA) {
+		printf("\n"
+		       "Time: of one call, on its stream: from an event right before it to one "
+		       "right after it, on the\n"
+		       "      rank that was slowest in it. The exchange of counts, barriers and "
+		       "all "
+		       "copies are inside; the\n"
+		       "      barrier before the call, on the stream as well, is not. Routings and "
+		       "inputs take turns.\n");
+	} else {
+		printf("\n"
+		       "Time: of one call, on the rank that was slowest in it. The exchange of "
+		       "counts and all copies are\n"
+		       "      inside; the barrier before the call is not. Routings and inputs take "
+		       "turns.\n");
+	}
+	if (o->phases) {
+		printf("      LL: all ranks meet between SEND and RECV; the line without a phase "
+		       "is their sum.\n");
+	}
+	if (o->graph) {
+		printf("      graph: of a CUDA graph of %d calls, divided by %d.\n", o->graph,
+		       o->graph);
+	}
+}
+
+/* Time to get ready, and what it took of the GPU. */
+static void text_creation(const struct perf_line *lines, int count)
+{
+	char comm[HUMAN_TEXT], made[HUMAN_TEXT], bytes[HUMAN_TEXT];
+
+	for (int i = 0; i < count; i++) {
+		const struct perf_line *line = &lines[i];
+
+		if (i > 0 && line->c->mode == lines[i - 1].c->mode) {
+			continue;
+		}
+		printf("%s of %s: comm %s, buffer %s", i == 0 ? "Creation" : "        ",
+		       line->c->mode == MOEEP_MODE_HT ? "HT" : "LL",
+		       human_time(line->comm_seconds, comm),
+		       human_time(line->buffer_seconds, made));
+		if (line->device_bytes > 0) {
+			printf("; the GPU gave %s for the buffer and its handles",
+			       human_bytes(line->device_bytes, bytes));
+		}
+		printf("\n");
+	}
+}
+
 static void report_text(const struct perf_run *run, const struct perf_line *lines, int count,
 			uint64_t values, uint64_t wrong)
 {
 	bool slots = (run->options->memories & PERF_SYMMETRIC) != 0;
 
-	printf("%32s %26s %17s %9s %14s\n", "", "time of the slowest rank", "GB/s of a rank",
+	printf("%33s %26s %17s %9s %14s\n", "", "time of the slowest rank", "GB/s of a rank",
 	       "bytes of", "results");
-	printf("%-16s %-9s %5s %8s %8s %8s %8s %8s %9s %8s %5s\n", "operation", "rows in", "calls",
+	printf("%-17s %-9s %5s %8s %8s %8s %8s %8s %9s %8s %5s\n", "operation", "rows in", "calls",
 	       "p50", "p99", "least", "logical", "wire", "a rank", "checked", "wrong");
 	for (int i = 0; i < count; i++) {
 		text_line(&lines[i]);
 	}
 	if (!run->options->quiet) {
-		printf("\n"
-		       "Time: of one call, on the rank that was slowest in it. The exchange of "
-		       "counts "
-		       "and all copies are\n"
-		       "      inside; the barrier before the call is not. Routings and inputs take "
-		       "turns.\n");
-		if (run->options->phases) {
-			printf("      LL: all ranks meet between SEND and RECV; the line without a "
-			       "phase is their sum.\n");
-		}
+		text_times(run->options);
 		printf("Logical GB/s: bytes of the rows, with their scales, that dispatch delivers "
 		       "or "
 		       "combine sums, those of\n"
@@ -151,6 +219,7 @@ static void report_text(const struct perf_run *run, const struct perf_line *line
 		       "      caller's ordinary memory. On the rank that has most:\n");
 		text_bytes(lines, count, MOEEP_MODE_HT, slots);
 		text_bytes(lines, count, MOEEP_MODE_LL, slots);
+		text_creation(lines, count);
 		printf("Transport: %s.\n", run->shared->transport);
 	}
 	printf("%sresults checked: %" PRIu64 " values, %" PRIu64 " wrong\n",
@@ -166,8 +235,10 @@ static void report_first(const struct perf_run *run)
 
 			if (check->wrong > 0) {
 				fprintf(stderr,
-					"moeep-perf: wrong result of %s (rows in memory: %s): %s\n",
+					"moeep-perf: wrong result of %s%s (rows in memory: %s): "
+					"%s\n",
 					perf_case_name(&run->cases[i]),
+					run->cases[i].graph ? " in a graph" : "",
 					perf_memory_name(run->cases[i].memory), check->first);
 				return;
 			}

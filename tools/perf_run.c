@@ -29,6 +29,9 @@ int rank_fail(struct rank *r, const char *what, const char *why)
 	if (r->comm) {
 		(void)moeep_comm_abort(r->comm, shared->error[r->rank]);
 	}
+	if (r->twin && r->twin->comm) {
+		(void)moeep_comm_abort(r->twin->comm, shared->error[r->rank]);
+	}
 	return 1;
 }
 
@@ -52,7 +55,7 @@ static int agree_iterations(struct rank *r, int index, uint64_t warm_ns, int64_t
 	struct perf_shared *shared = r->run->shared;
 	const struct perf_options *o = r->o;
 	int64_t most = r->mode == MOEEP_MODE_HT ? PERF_MOST_HT_ITERS : PERF_MOST_LL_ITERS,
-		n = o->iters;
+		least = r->device ? PERF_LEAST_GPU_ITERS : PERF_LEAST_ITERS, n = o->iters;
 	uint64_t slowest = 1;
 
 	shared->warm_ns[r->rank] = warm_ns;
@@ -65,9 +68,7 @@ static int agree_iterations(struct rank *r, int index, uint64_t warm_ns, int64_t
 	if (n == 0) {
 		double fit = o->seconds * 1e9 / (double)slowest;
 
-		n = fit < PERF_LEAST_ITERS ? PERF_LEAST_ITERS
-		    : fit > (double)most   ? most
-					   : (int64_t)fit;
+		n = fit < (double)least ? least : fit > (double)most ? most : (int64_t)fit;
 	}
 	/* Nobody writes the next figure before all have read this one. */
 	if (rank_barrier(r)) {
@@ -81,34 +82,89 @@ static int agree_iterations(struct rank *r, int index, uint64_t warm_ns, int64_t
 	return 0;
 }
 
+/* What a call gave, and, with --compare-host, what the host backend gives for it. */
+static int check_call(struct rank *r, const struct perf_case *c, int64_t call,
+		      struct check_result *result)
+{
+	if (rank_check_call(r, c, rank_last_call(r, c, call), result)) {
+		return 1;
+	}
+	return r->twin ? rank_twin_check(r, c, rank_last_call(r, c, call), result) : 0;
+}
+
+/* Several calls, each timed; on a GPU they are put on the stream together. */
+static int some_calls(struct rank *r, const struct perf_case *c, int64_t first, int count,
+		      uint64_t ns[][PERF_MAX_PHASES])
+{
+	int rc = 0;
+
+	if (r->device) {
+		return rank_stream_calls(r, c, first, count, ns);
+	}
+	for (int i = 0; rc == 0 && i < count; i++) {
+		rc = rank_step(r, c, first + i, ns[i]);
+	}
+	return rc;
+}
+
+static int batch_of(const struct rank *r, int64_t left)
+{
+	if (!r->device) {
+		return 1;
+	}
+	return left < DEVICE_BATCH ? (int)left : DEVICE_BATCH;
+}
+
 static int timed_calls(struct rank *r, int index, int64_t first, int64_t count,
 		       struct check_result *result)
 {
 	const struct perf_case *c = &r->run->cases[index];
-	uint64_t ns[PERF_MAX_PHASES];
+	uint64_t ns[DEVICE_BATCH][PERF_MAX_PHASES] = {{0}};
+	int batch;
 
-	for (int64_t i = 0; i < count; i++) {
-		bool check = r->o->check_all || i + 1 == count;
+	for (int64_t done = 0; done < count; done += batch) {
+		int64_t last;
 
-		if (r->o->check_all && rank_fill(r, c, first + i)) {
+		batch = r->o->check_all ? 1 : batch_of(r, count - done);
+		last = first + done + batch - 1;
+		if (r->o->check_all &&
+		    (rank_fill(r, c, rank_last_call(r, c, last)) || rank_poison(r, c))) {
 			return 1;
 		}
-		if (r->o->check_all) {
-			rank_poison(r, c);
-		}
-		if (rank_step(r, c, first + i, ns)) {
+		if (some_calls(r, c, first + done, batch, ns)) {
 			return 1;
 		}
-		for (int phase = 0; phase < PERF_MAX_PHASES; phase++) {
-			*perf_run_ns(r->run, index, phase, i, r->rank) = ns[phase];
+		for (int i = 0; i < batch * PERF_MAX_PHASES; i++) {
+			int call = i / PERF_MAX_PHASES, phase = i % PERF_MAX_PHASES;
+
+			*perf_run_ns(r->run, index, phase, done + call, r->rank) = ns[call][phase];
 		}
-		if (check && rank_check_call(r, c, first + i, result)) {
+		if ((r->o->check_all || done + batch == count) && check_call(r, c, last, result)) {
 			return 1;
 		}
 		if (r->rank == 0) {
-			atomic_store_explicit(&r->run->shared->calls_done, i + 1,
+			atomic_store_explicit(&r->run->shared->calls_done, done + batch,
 					      memory_order_relaxed);
 		}
+	}
+	return 0;
+}
+
+/* Untimed; *each is what one took. */
+static int warm_up(struct rank *r, const struct perf_case *c, int64_t first, int64_t count,
+		   uint64_t *each)
+{
+	uint64_t ns[DEVICE_BATCH][PERF_MAX_PHASES], start = rank_now_ns();
+	int batch;
+
+	for (int64_t done = 0; done < count; done += batch) {
+		batch = batch_of(r, count - done);
+		if (some_calls(r, c, first + done, batch, ns)) {
+			return 1;
+		}
+	}
+	if (count > 0) {
+		*each = (rank_now_ns() - start) / (uint64_t)count;
 	}
 	return 0;
 }
@@ -121,7 +177,7 @@ static int run_case(struct rank *r, int index)
 	struct perf_outcome *outcome = &shared->outcome[index][r->rank];
 	moeep_comm_info_t info = {.size = sizeof(info)};
 	int64_t warmup = perf_warmup(r->o, c->mode), count;
-	uint64_t ns[PERF_MAX_PHASES], start;
+	uint64_t ns[PERF_MAX_PHASES] = {0}, each;
 	int rc;
 
 	if (r->rank == 0) {
@@ -132,22 +188,18 @@ static int run_case(struct rank *r, int index)
 	if ((c->op == PERF_COMBINE || r->o->cached) && rank_route_all(r)) {
 		return 1;
 	}
-	rank_poison(r, c);
-	if (rank_fill(r, c, 0) || rank_step(r, c, 0, ns) ||
-	    rank_check_call(r, c, 0, &outcome->check)) {
+	if (c->graph && rank_graph_make(r, c)) {
 		return 1;
 	}
-	start = rank_now_ns();
-	for (int64_t i = 1; i <= warmup; i++) {
-		if (rank_step(r, c, i, ns)) {
-			return 1;
-		}
-	}
-	ns[0] = warmup > 0 ? (rank_now_ns() - start) / (uint64_t)warmup : ns[0] + ns[1];
-	if (agree_iterations(r, index, ns[0], &count)) {
+	if (rank_poison(r, c) || rank_fill(r, c, rank_last_call(r, c, 0)) ||
+	    rank_step(r, c, 0, ns) || check_call(r, c, 0, &outcome->check)) {
 		return 1;
 	}
-	if (!r->o->check_all && rank_fill(r, c, warmup + count)) {
+	each = ns[0] + ns[1];
+	if (warm_up(r, c, 1, warmup, &each) || agree_iterations(r, index, each, &count)) {
+		return 1;
+	}
+	if (!r->o->check_all && rank_fill(r, c, rank_last_call(r, c, warmup + count))) {
 		return 1;
 	}
 	if (timed_calls(r, index, warmup + 1, count, &outcome->check)) {
@@ -158,74 +210,34 @@ static int run_case(struct rank *r, int index)
 		return rank_fail_call(r, "moeep_comm_query", rc);
 	}
 	outcome->symmetric_bytes = info.symmetric_bytes;
+	if (c->graph) {
+		/* Taking memory back may wait for the GPU: nobody's call may be on it. */
+		if (rank_barrier(r)) {
+			return 1;
+		}
+		rank_graph_free(r);
+		return rank_barrier(r);
+	}
 	return 0;
 }
 
-static int mode_open(struct rank *r, unsigned mode)
+/* The rows of another kind of memory. */
+static int change_rows(struct rank *r, const struct perf_case *c)
 {
-	moeep_buffer_config_t config;
-	bool ht = mode == MOEEP_MODE_HT;
-	const struct perf_plan *plan = r->run->plan;
-	int rc;
-
-	r->mode = mode;
-	r->routing = ht ? &plan->ht : &plan->ll;
-	r->copies = ht ? plan->copies : r->routing->shape.variants;
-	r->capacity = ht ? (plan->ht_rows ? plan->ht_rows : 1) : plan->ll_capacity;
-	memset(r->routed, 0, sizeof(r->routed));
-	perf_buffer_config(r->o, plan, mode, &config);
-	rc = moeep_buffer_create(r->comm, &config, &r->buffer);
-	if (rc) {
-		r->buffer = NULL;
-		return rank_fail_call(r, "moeep_buffer_create", rc);
+	/* Peers may still read the rows that go. */
+	if (rank_barrier(r)) {
+		return 1;
 	}
-	for (int v = 0; v < r->routing->shape.variants; v++) {
-		rc = moeep_handle_create(r->buffer, NULL, &r->handle[v]);
-		if (rc) {
-			r->handle[v] = NULL;
-			return rank_fail_call(r, "moeep_handle_create", rc);
-		}
+	if (c->mode == MOEEP_MODE_HT) {
+		rank_block_free(r, BLOCK_ROWS);
 	}
-	return rank_mode_blocks(r);
-}
-
-static void mode_close(struct rank *r)
-{
-	for (int i = 0; i < NUM_BLOCKS; i++) {
-		rank_block_free(r, i);
+	rank_block_free(r, BLOCK_COMBINE);
+	/* Symmetric rows are gone when all have let go of them. */
+	if (rank_barrier(r) || rank_row_blocks(r, c->memory)) {
+		return 1;
 	}
-	for (int v = 0; v < PERF_MAX_VARIANTS; v++) {
-		if (r->handle[v]) {
-			(void)moeep_handle_destroy(r->handle[v]);
-		}
-		r->handle[v] = NULL;
-	}
-	(void)moeep_buffer_destroy(r->buffer);
-	r->buffer = NULL;
-	r->mode = 0;
-}
-
-static int note_bytes(struct rank *r, int index)
-{
-	struct perf_outcome *outcome = &r->run->shared->outcome[index][r->rank];
-	moeep_buffer_info_t info = {.size = sizeof(info)};
-	moeep_size_hint_t hint = {.size = sizeof(hint)};
-	moeep_buffer_config_t config;
-	int rc;
-
-	rc = moeep_buffer_query(r->buffer, &info);
-	if (rc) {
-		return rank_fail_call(r, "moeep_buffer_query", rc);
-	}
-	perf_buffer_config(r->o, r->run->plan, r->mode, &config);
-	rc = moeep_buffer_size_hint(r->comm, 0, 0, &config, &hint);
-	if (rc) {
-		return rank_fail_call(r, "moeep_buffer_size_hint", rc);
-	}
-	outcome->window_bytes = info.window_bytes;
-	outcome->private_bytes =
-		hint.private_bytes + hint.handle_bytes * (uint64_t)r->routing->shape.variants;
-	return 0;
+	/* On a GPU, nobody's call may be under way while somebody takes memory. */
+	return rank_barrier(r);
 }
 
 static int run_cases(struct rank *r)
@@ -236,31 +248,22 @@ static int run_cases(struct rank *r)
 		const struct perf_case *c = &r->run->cases[i];
 
 		if (!previous || previous->mode != c->mode) {
-			if (previous) {
-				if (rank_barrier(r)) {
-					return 1;
-				}
-				mode_close(r);
+			if (previous && rank_barrier(r)) {
+				return 1;
 			}
-			if (mode_open(r, c->mode)) {
+			rank_mode_close(r->twin);
+			rank_mode_close(r);
+			if (rank_mode_open(r, c->mode) ||
+			    (r->twin && rank_mode_open(r->twin, c->mode))) {
 				return 1;
 			}
 			previous = NULL;
 		}
-		if (!previous || previous->memory != c->memory) {
-			/* Peers may still read the rows that go. */
-			if (rank_barrier(r)) {
-				return 1;
-			}
-			if (c->mode == MOEEP_MODE_HT) {
-				rank_block_free(r, BLOCK_ROWS);
-			}
-			/* Symmetric rows are gone when all have let go of them. */
-			if (rank_barrier(r) || rank_row_blocks(r, c->memory)) {
-				return 1;
-			}
+		if ((!previous || previous->memory != c->memory) &&
+		    (change_rows(r, c) || (r->twin && change_rows(r->twin, c)))) {
+			return 1;
 		}
-		if (note_bytes(r, i) || run_case(r, i)) {
+		if (rank_note_bytes(r, i) || run_case(r, i)) {
 			return 1;
 		}
 		previous = c;
@@ -277,30 +280,111 @@ static void log_line(void *context, int level, const char *line)
 	}
 }
 
+/*
+ * All ranks come here once they are ready, so that joining takes no longer than joining takes. 1 if
+ * one of them never will.
+ */
+static int arrive(struct rank *r)
+{
+	const struct timespec ts = {0, 100000};
+	struct perf_shared *shared = r->run->shared;
+
+	atomic_fetch_add(&shared->arrived, 1);
+	while (atomic_load(&shared->arrived) < r->o->ranks && !atomic_load(&shared->failed)) {
+		(void)nanosleep(&ts, NULL);
+	}
+	return atomic_load(&shared->failed) != 0;
+}
+
+static int open_device(struct rank *r)
+{
+	int results = r->o->graph > DEVICE_BATCH * DEVICE_PHASES ? r->o->graph
+								 : DEVICE_BATCH * DEVICE_PHASES;
+	char why[300];
+
+	if (r->o->backend != MOEEP_BACKEND_CUDA) {
+		return 0;
+	}
+	return device_open(perf_gpus_of(r->run->gpus, r->rank), results, &r->device, why,
+			   sizeof(why))
+		       ? rank_fail(r, "GPU", why)
+		       : 0;
+}
+
+static int join(struct rank *r, const moeep_unique_id_t *id, int backend)
+{
+	moeep_comm_config_t config = {
+		.size = sizeof(config),
+		.id = id,
+		.backend = backend,
+		.device_plus_one = r->device ? r->device->ordinal + 1 : 0,
+		.timeout_ms = r->o->timeout_ms,
+		.log = log_line,
+	};
+	moeep_comm_info_t info = {.size = sizeof(info)};
+	int rc;
+
+	rc = moeep_comm_create(r->rank, r->o->ranks, &config, &r->comm);
+	if (rc) {
+		r->comm = NULL;
+		return rank_fail_call(r, "moeep_comm_create", rc);
+	}
+	rc = moeep_comm_query(r->comm, &info);
+	if (rc) {
+		return rank_fail_call(r, "moeep_comm_query", rc);
+	}
+	if (info.backend != backend) {
+		return rank_fail(r, "moeep_comm_create",
+				 "the library works with another backend than it was asked for");
+	}
+	return 0;
+}
+
+/* The group, and what it says about itself. */
+static int enter(struct rank *r, struct rank *twin)
+{
+	struct perf_shared *shared = r->run->shared;
+	moeep_peer_info_t peer = {.size = sizeof(peer)};
+	uint64_t start;
+
+	if (open_device(r) || arrive(r)) {
+		return 1;
+	}
+	start = rank_now_ns();
+	if (join(r, &shared->id, r->o->backend)) {
+		return 1;
+	}
+	shared->comm_ns[r->rank] = rank_now_ns() - start;
+	if (r->rank == 0 && moeep_comm_query_peer(r->comm, r->o->ranks - 1, &peer) == 0) {
+		snprintf(shared->transport, sizeof(shared->transport), "%s",
+			 moeep_transport_name(peer.transport));
+	}
+	if (r->o->compare_host) {
+		r->twin = twin;
+		twin->twin = r;
+		if (join(twin, &shared->twin_id, MOEEP_BACKEND_HOST)) {
+			return 1;
+		}
+	}
+	return r->device ? rank_stream_open(r) : 0;
+}
+
 int perf_run_rank(struct perf_run *run, int rank)
 {
 	struct rank r = {.run = run, .o = run->options, .rank = rank};
-	moeep_comm_config_t config = {
-		.size = sizeof(config),
-		.id = &run->shared->id,
-		.backend = MOEEP_BACKEND_HOST,
-		.timeout_ms = run->options->timeout_ms,
-		.log = log_line,
-	};
-	moeep_peer_info_t peer = {.size = sizeof(peer)};
-	int rc;
+	struct rank twin = {.run = run, .o = run->options, .rank = rank};
+	int rc = enter(&r, &twin);
 
-	rc = moeep_comm_create(rank, run->options->ranks, &config, &r.comm);
-	if (rc) {
-		r.comm = NULL;
-		return rank_fail_call(&r, "moeep_comm_create", rc);
+	if (rc == 0) {
+		rc = run_cases(&r);
 	}
-	if (rank == 0 && moeep_comm_query_peer(r.comm, run->options->ranks - 1, &peer) == 0) {
-		snprintf(run->shared->transport, sizeof(run->shared->transport), "%s",
-			 moeep_transport_name(peer.transport));
+	rank_mode_close(&twin);
+	(void)moeep_comm_destroy(twin.comm);
+	rank_mode_close(&r);
+	if (r.device) {
+		rank_stream_close(&r);
 	}
-	rc = run_cases(&r);
-	mode_close(&r);
 	(void)moeep_comm_destroy(r.comm);
+	device_close(r.device);
 	return rc;
 }

@@ -8,13 +8,16 @@
 
 const char perf_help_text[] =
 	"Usage: moeep-perf [OPTION]...\n"
-	"Run moeep's dispatch and combine between ranks on this machine, check every result, and\n"
-	"print times and bandwidths.\n"
+	"Run moeep's dispatch and combine between ranks on this machine, on GPUs or processors,\n"
+	"check every result, and print times and bandwidths.\n"
 	"\n"
 	"Ranks\n"
-	"  -n, --ranks N          ranks, 1 to 256 [8, or fewer if memory is short]\n"
+	"  -n, --ranks N          ranks, 1 to 256 [one for each GPU; with the host backend 8, or\n"
+	"                         fewer if memory is short]\n"
 	"      --threads          ranks are threads of one process instead of processes\n"
 	"      --timeout MS       longest wait for another rank; 0: none [30000]\n"
+	"      --backend B        cuda (GPUs), host (processors) or auto: cuda if the library can\n"
+	"                         work on the GPUs of this machine, else host [auto]\n"
 	"\n"
 	"What is run\n"
 	"      --mode MODE        ht (high throughput), ll (low latency) or both [both]\n"
@@ -36,6 +39,8 @@ const char perf_help_text[] =
 	"      --alignment N      expert-major groups start at a multiple of N rows [1]\n"
 	"      --cached           HT dispatch takes the routing from its handle\n"
 	"      --phases           LL: SEND and RECV are called apart and timed apart\n"
+	"      --sms N            GPUs: most SMs that an operation takes [the library's default]\n"
+	"      --graph N          GPUs: time each operation in a CUDA graph of N calls as well\n"
 	"\n"
 	"Routing\n"
 	"      --routing R        uniform, zipf:EXPONENT, INDICES.npy or INDICES.npy,WEIGHTS.npy\n"
@@ -45,11 +50,13 @@ const char perf_help_text[] =
 	"      --seed N           of routing and payload [1]\n"
 	"\n"
 	"Measurement\n"
-	"      --iters N          timed calls [as many as fit in --time, 3 at least]\n"
+	"      --iters N          timed calls [as many as fit in --time, 3 at least, GPUs 50]\n"
 	"      --time S           seconds of timed calls for each row of the table [3; demo 2]\n"
-	"      --warmup N         calls before them [2, LL 10]\n"
+	"      --warmup N         calls before them [2; LL and GPUs 10]\n"
 	"      --check WHICH      ends: the first call before and the last call of the timing;\n"
 	"                         all: every call [ends]\n"
+	"      --compare-host     GPUs: make each checked call with the host backend too, and\n"
+	"                         compare bit for bit\n"
 	"\n"
 	"Output\n"
 	"      --json             one JSON document\n"
@@ -69,6 +76,10 @@ const struct option perf_long_options[] = {
 	{"ranks", required_argument, NULL, 'n'},
 	{"threads", no_argument, NULL, OPT_THREADS},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"backend", required_argument, NULL, OPT_BACKEND},
+	{"sms", required_argument, NULL, OPT_SMS},
+	{"graph", required_argument, NULL, OPT_GRAPH},
+	{"compare-host", no_argument, NULL, OPT_COMPARE_HOST},
 	{"mode", required_argument, NULL, OPT_MODE},
 	{"tokens", required_argument, NULL, OPT_TOKENS},
 	{"ll-tokens", required_argument, NULL, OPT_LL_TOKENS},

@@ -13,7 +13,7 @@ if tap_require valgrind "$have" 2 "valgrind is not installed, or this is a build
 	for mode in ht ll; do
 		tap_run "$abs_top_builddir/libtool" --mode=execute valgrind -q --error-exitcode=9 \
 			--leak-check=full --show-leak-kinds=all \
-			"$abs_top_builddir/tools/moeep-perf" -n 3 --threads --mode "$mode" \
+			"$abs_top_builddir/tools/moeep-perf" -n 3 --threads --backend host --mode "$mode" \
 			--hidden 256 --tokens 64 --ll-tokens 16 --experts 13 --topk 3 \
 			--iters 2 --warmup 1 --quiet --no-progress
 		tap_is "$tap_rc" 0 "$mode under valgrind" || tap_diag "$tap_out"

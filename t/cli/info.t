@@ -25,6 +25,9 @@ done
 for name in name kernel processors "NUMA nodes" memory "locked memory" "shared memory"; do
 	tap_like "$tap_out" "^  $name  *[^ ]" "host: $name"
 done
+tap_like "$tap_out" "^GPUs" "GPUs"
+tap_like "$tap_out" "^  driver  *.*12.0 or later is needed" "which driver is needed"
+tap_like "$tap_out" "^  kernels  *[^ ]" "which kernels there are"
 tap_like "$tap_out" "^  MOEEP_TIMEOUT" "settings"
 tap_like "$tap_out" "^  HT  *shared .*, private .*, each handle" "hints for HT"
 tap_like "$tap_out" "^  LL  *shared .*, private .*, each handle" "hints for LL"
@@ -49,6 +52,43 @@ tap_is "$tap_out" "$one" "--hints LIST is the same"
 tap_run "$info" --hints=hidden=7
 tap_is "$tap_rc" 1 "a configuration that the library refuses gives 1"
 tap_like "$tap_out" "not possible: .*hidden is 7" "and the library's reason"
+
+tap_run env MOEEP_CUDA_DRIVER=/none "$info"
+tap_is "$tap_rc" 0 "without a driver it succeeds"
+tap_like "$tap_out" "^  driver  *none;" "and says so"
+tap_like "$tap_out" "^  usable  *none: no CUDA driver: /none: " "and why no GPU can be used"
+tap_run "$info" --settings
+tap_unlike "$tap_out" "^GPUs" "--settings asks no driver"
+
+fake=$abs_top_builddir/t/cuda/.libs/fake_driver.so
+test -e "$fake" && [ -z "${MOEEP_TEST_SANITIZERS-}" ]
+if tap_require fake $? 11 "t/cuda/fake_driver.la is not built, or this is a build with sanitizers"; then
+	MOEEP_CUDA_DRIVER=$fake
+	FAKE_CUDA_DEVICES=2
+	export MOEEP_CUDA_DRIVER FAKE_CUDA_DEVICES
+	tap_run "$info"
+	tap_is "$tap_rc" 0 "with a driver it succeeds"
+	tap_like "$tap_out" "^  driver  *for CUDA 12.4; 12.0 or later is needed" "its version"
+	tap_like "$tap_out" "^  GPU 1  *Fake device 1, compute capability 9.0, 16 SMs, 80.0 GiB, PCI 0" \
+		"a device"
+	tap_like "$tap_out" "^  *usable by moeep: \(yes\|no: .\)" "whether the library can use it"
+	tap_like "$tap_out" "^  *GPU 0 itself  *NVLink, 0" "how it reaches the other"
+	tap_like "$tap_out" "^  device memory  *passed between processes: yes" "memory is passed"
+	tap_run env FAKE_CUDA_PEERS=0 "$info"
+	tap_like "$tap_out" "^  *GPU 0 itself  *none" "that it does not reach the other"
+	tap_run env FAKE_CUDA_FAIL=cuMemImportFromShareableHandle:801 "$info"
+	tap_like "$tap_out" \
+		"passed between processes: no: the process that takes it: cuMemImportFrom.*NOT_SUPPORTED" \
+		"that memory cannot be passed, and which end says so"
+	tap_run env FAKE_CUDA_FAIL=cuMemExportToShareableHandle:801 "$info"
+	tap_like "$tap_out" "passed between processes: no: the process that gives it: cuMemExport" \
+		"the other end"
+	tap_run env FAKE_CUDA_FAIL=cuInit:999 "$info"
+	tap_like "$tap_out" "^  usable  *none: cuInit: CUDA_ERROR_UNKNOWN" "a driver that does not start"
+	tap_run env FAKE_CUDA_VERSION=11040 "$info"
+	tap_like "$tap_out" "^  usable  *none: .* for CUDA 11.4; 12.0 or later is needed" "an old driver"
+	unset MOEEP_CUDA_DRIVER FAKE_CUDA_DEVICES
+fi
 
 # refused EXPECTED ARGUMENT...
 refused()
@@ -86,6 +126,8 @@ assert [f["name"] for f in info["features"]][0] == "host" and info["features"][0
 assert all(f["reason"] for f in info["features"])
 assert info["host"]["processors_allowed"] >= 1 and info["host"]["numa_nodes"] >= 1
 assert {"name", "value", "source", "default", "description", "unit"} == set(info["settings"][0])
+assert info["gpus"]["driver_version_needed"] == 12000
+assert info["gpus"]["devices"] or info["gpus"]["not_usable_because"]
 assert info["hints"]["ranks"] == 8 and info["hints"]["ht"]["window_bytes"] > 0
 assert info["hints"]["ll"]["handle_bytes"] > 0
 END

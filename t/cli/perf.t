@@ -7,6 +7,9 @@
 perf=$abs_top_builddir/tools/moeep-perf
 version=$(sed -n 's/^#define MOEEP_VERSION_STRING "\(.*\)"/\1/p' \
 	"$abs_top_builddir/include/moeep/version.h")
+# On GPUs it is perf_cuda.t's.
+MOEEP_BACKEND=host
+export MOEEP_BACKEND
 small="--tokens 40 --ll-tokens 12 --hidden 256 --experts 13 --iters 3 --warmup 1 --quiet"
 
 tap_run "$perf" --version
@@ -35,6 +38,9 @@ refused "ranks \"x\"" -n x
 refused "mode \"fast\".*ht, ll, both" --mode fast
 refused "tokens \"-1\"" --tokens -1
 refused "tokens \"16777216\"" --tokens 16777216
+refused "backend \"gpu\".*auto, host, cuda" --backend gpu
+refused "sms \"0\"" --sms 0
+refused "graph \"1001\"" --graph 1001
 refused "ll-tokens \"65536\"" --ll-tokens 65536
 refused "hidden 7:.*multiple of 16" --hidden 7
 refused "hidden 200:.*fp8_e4m3.*multiple of 16" --hidden 200 --quant fp8
@@ -184,7 +190,7 @@ refused "object.npy.*type" --routing object.npy
 # shellcheck disable=SC2086
 tap_run "$perf" $small --ranks 2 --csv --phases
 tap_is "$tap_rc" 0 "--csv succeeds" || tap_diag "$tap_out"
-tap_is "$(printf '%s\n' "$tap_out" | awk -F, '{ print NF }' | sort -u)" 25 \
+tap_is "$(printf '%s\n' "$tap_out" | awk -F, '{ print NF }' | sort -u)" 32 \
 	"--csv: every line has every column"
 tap_is "$(printf '%s\n' "$tap_out" | wc -l | tr -d ' ')" 14 "--csv: a line a row and one of names"
 command -v python3 >/dev/null 2>&1
@@ -195,6 +201,7 @@ if tap_require python3 $? 1 "it is not installed"; then
 import json, sys
 perf = json.load(open(sys.argv[1], encoding="utf-8"))
 assert perf["ok"] and perf["values_wrong"] == 0 and perf["values_checked"] > 0
+assert perf["config"]["backend"] == "host"
 assert perf["config"]["ranks"] == 2 and perf["config"]["hidden"] == 256
 assert len(perf["results"]) == 13, len(perf["results"])
 for row in perf["results"]:
@@ -207,6 +214,20 @@ assert {r["phase"] for r in perf["results"] if r["mode"] == "ll"} == {"send", "r
 END
 	tap_is "$tap_rc" 0 "--json is a document with everything" || tap_diag "$tap_out"
 fi
+for option in "--sms 4" "--graph 2" --compare-host "--backend cuda"; do
+	# shellcheck disable=SC2086
+	tap_run env MOEEP_CUDA_DRIVER=/none "$perf" $small --ranks 1 $option
+	tap_is "$tap_rc" 1 "$option needs a GPU"
+	tap_like "$tap_out" "^moeep-perf: ${option%% [0-9]*}: no GPU can be used: ." "and says why there is none"
+done
+tap_run env MOEEP_BACKEND=auto MOEEP_CUDA_DRIVER=/none "$perf" --ranks 1 --tokens 4 --ll-tokens 4 \
+	--hidden 256 --iters 1
+tap_is "$tap_rc" 0 "without a GPU it runs on the host" || tap_diag "$tap_out"
+tap_like "$tap_out" "^GPUs: none used (.*)$" "and says why there is none"
+tap_run env MOEEP_BACKEND=soon "$perf" --ranks 1 --iters 1
+tap_is "$tap_rc" 2 "a MOEEP_BACKEND that is not valid is not ignored"
+tap_like "$tap_out" "MOEEP_BACKEND.*soon" "but named"
+
 if [ -c /dev/full ]; then
 	# shellcheck disable=SC2086
 	"$perf" $small --ranks 1 --mode ht >/dev/full 2>full
