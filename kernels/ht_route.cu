@@ -165,7 +165,7 @@ DEV void write_entries(const struct route &r, const int *run)
 {
 	const struct moeep_ht_route_params &p = r.p;
 	const struct moeep_dev_context &c = p.c;
-	__shared__ struct moeep_dev_entry entry;
+	__shared__ __align__(16) struct moeep_dev_entry entry;
 	int channels = p.entry.channels;
 
 	if (threadIdx.x == 0) {

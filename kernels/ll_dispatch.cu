@@ -129,7 +129,8 @@ DEV void send_quantized(const struct moeep_ll_dispatch_params &p, const struct s
 		}
 #pragma unroll
 		for (int i = 0; i < 8; i++) {
-			v[i] = __fmul_rn(v[i], multiplier);
+			/* A product of NaN would lose its sign. */
+			v[i] = isnan(v[i]) ? v[i] : __fmul_rn(v[i], multiplier);
 		}
 		q = make_uint2(e4m3_of_4(v), e4m3_of_4(v + 4));
 		for (int i = 0; i < row.count; i++) {

@@ -33,7 +33,7 @@ int moeep_comm_query(const moeep_comm_t *comm_const, moeep_comm_info_t *info)
 		}
 	}
 	own.backend = comm->settings.backend;
-	own.device = comm->cuda ? comm->cuda->ordinal : -1;
+	own.device = comm->cuda ? comm->cuda->context->device : -1;
 	own.timeout_ms = comm->settings.timeout_ms;
 	own.control_bytes = comm->peers[comm->rank].control_window->bytes;
 	own.symmetric_bytes = moeep_region_bytes(comm);

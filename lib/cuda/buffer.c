@@ -154,10 +154,10 @@ static int create(struct moeep_buffer *buffer)
 	if (result != CUDA_SUCCESS) {
 		return moeep_cu_fail(cu, result, "a buffer's stream and event");
 	}
-	rc = moeep_pinned_alloc(&cuda->pinned, cu, sizeof(*own->result), &memory);
+	rc = moeep_pinned_alloc(&cuda->context->pinned, cu, sizeof(*own->result), &memory);
 	own->result = memory;
 	if (rc == MOEEP_OK) {
-		rc = moeep_pinned_alloc(&cuda->pinned, cu,
+		rc = moeep_pinned_alloc(&cuda->context->pinned, cu,
 					(size_t)buffer->geo.num_ranks * MOEEP_DEV_TRAFFIC *
 						sizeof(*own->traffic),
 					&memory);
@@ -236,8 +236,8 @@ void moeep_cuda_buffer_destroy(struct moeep_buffer *buffer)
 		moeep_cuda_free(cuda, own->memory);
 		moeep_cuda_leave(cuda);
 	}
-	moeep_pinned_free(&cuda->pinned, own->traffic);
-	moeep_pinned_free(&cuda->pinned, own->result);
+	moeep_pinned_free(&cuda->context->pinned, own->traffic);
+	moeep_pinned_free(&cuda->context->pinned, own->result);
 	free(own);
 	buffer->cuda = NULL;
 }
@@ -297,7 +297,7 @@ static int handle_create(struct moeep_handle *handle)
 	if (result != CUDA_SUCCESS) {
 		return moeep_cu_fail(cuda->cu, result, "a handle's event");
 	}
-	rc = moeep_pinned_alloc(&cuda->pinned, cuda->cu,
+	rc = moeep_pinned_alloc(&cuda->context->pinned, cuda->cu,
 				(2 * ranks + 2 * local + 3) * sizeof(*words), &own->pinned);
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_alloc(cuda,
@@ -354,7 +354,7 @@ void moeep_cuda_handle_destroy(struct moeep_handle *handle)
 		moeep_cuda_free(cuda, own->memory);
 		moeep_cuda_leave(cuda);
 	}
-	moeep_pinned_free(&cuda->pinned, own->pinned);
+	moeep_pinned_free(&cuda->context->pinned, own->pinned);
 	free(own);
 	handle->cuda = NULL;
 }
@@ -380,10 +380,10 @@ void moeep_cuda_handle_info(const struct moeep_handle *handle, moeep_handle_info
 {
 	const struct moeep_dev_route *host = &handle->cuda->host;
 
-	if (info->send_per_rank) {
+	if (handle->kind != MOEEP_ROUTE_NONE) {
 		info->send_per_rank = host->host_send;
 	}
-	if (info->recv_per_rank) {
+	if (handle->kind == MOEEP_ROUTE_HT || handle->kind == MOEEP_ROUTE_LL) {
 		const volatile int64_t *rows = host->host_rows;
 
 		info->num_recv = rows[0];
@@ -391,7 +391,7 @@ void moeep_cuda_handle_info(const struct moeep_handle *handle, moeep_handle_info
 		info->recv_per_rank = host->host_recv;
 		info->recv_per_expert = host->host_experts;
 	}
-	if (info->expert_offsets) {
+	if (info->num_recv >= 0 && handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR) {
 		int64_t *offsets = host->host_offsets;
 
 		/* Of LL they are the capacity's multiples. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cuda/device.h - what a comm has of its GPU: driver, context, kernels, the words that its kernels
- * share with the host, and the thread that watches over them.
+ * cuda/device.h - what a comm has of its GPU: the words that its kernels share with the host, and the
+ * thread that watches over them.
  */
 #ifndef MOEEP_CUDA_DEVICE_H
 #define MOEEP_CUDA_DEVICE_H
@@ -12,48 +12,17 @@
 
 #include <moeep/moeep.h>
 
-#include "cuda/driver.h"
-#include "cuda/pinned.h"
-#include "kernels/args.h"
+#include "cuda/context.h"
 
 struct moeep_comm;
 struct moeep_region;
 
-enum moeep_cuda_kernel_id {
-	MOEEP_CUDA_LAYOUT,
-	MOEEP_CUDA_HT_ROUTE,
-	MOEEP_CUDA_HT_MOVE,
-	MOEEP_CUDA_HT_EXPAND,
-	MOEEP_CUDA_HT_COMBINE,
-	MOEEP_CUDA_LL_DISPATCH,
-	MOEEP_CUDA_LL_COMBINE,
-	MOEEP_CUDA_KERNELS
-};
-
-struct moeep_cuda_kernel {
-	CUmodule module;
-	CUfunction function;
-	int threads;
-	int static_shared; /* bytes */
-};
-
 struct moeep_cuda {
-	const struct moeep_cu *cu;
-	CUdevice device;
-	CUcontext context;
-	bool primary; /* the context is the device's primary one, retained */
-	int ordinal;
-	int capability; /* 90 for 9.0 */
-	int sms;
-	int max_shared; /* bytes of a block */
-	int ranks_here; /* of the comm, on this GPU */
-	bool bulk;	/* the copy engine of blocks can be used */
-	CUuuid uuid;
-	char name[64];
-	struct moeep_cuda_kernel kernels[MOEEP_CUDA_KERNELS];
+	struct moeep_cuda_context *context;
+	const struct moeep_cu *cu; /* the context's */
+	int ranks_here;		   /* of the comm, on this GPU */
 
 	CUstream stream; /* of the library's own small copies */
-	struct moeep_pinned pinned;
 	struct moeep_dev_shared *shared;
 	CUdeviceptr dev_comm;
 
@@ -70,8 +39,8 @@ struct moeep_cuda {
 };
 
 /*
- * Open the device that the config asks for, and load the kernels. What is missing, or does not suit,
- * is MOEEP_ERR_UNSUPPORTED with the cause.
+ * Open the device that the config asks for. What is missing, or does not suit, is
+ * MOEEP_ERR_UNSUPPORTED with the cause.
  */
 int moeep_cuda_open(struct moeep_comm *comm, int device_plus_one);
 

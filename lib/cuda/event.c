@@ -24,7 +24,7 @@ int moeep_cuda_event_create(struct moeep_event *event)
 		return rc;
 	}
 	event->cuda = calloc(1, sizeof(*event->cuda));
-	rc = event->cuda ? moeep_pinned_alloc(&cuda->pinned, cuda->cu,
+	rc = event->cuda ? moeep_pinned_alloc(&cuda->context->pinned, cuda->cu,
 					      sizeof(*event->cuda->result), &memory)
 			 : moeep_fail(MOEEP_ERR_NOMEM, "no memory for an event");
 	if (rc == MOEEP_OK) {
@@ -54,7 +54,7 @@ void moeep_cuda_event_destroy(struct moeep_event *event)
 		(void)cuda->cu->cuEventDestroy(event->cuda->event);
 		moeep_cuda_leave(cuda);
 	}
-	moeep_pinned_free(&cuda->pinned, event->cuda->result);
+	moeep_pinned_free(&cuda->context->pinned, event->cuda->result);
 	free(event->cuda);
 	event->cuda = NULL;
 }

@@ -26,12 +26,12 @@ struct pieces {
 static struct pieces cut_rows(const struct moeep_cuda *cuda, enum moeep_cuda_kernel_id id,
 			      uint64_t row_bytes)
 {
-	uint64_t room = (uint64_t)(cuda->max_shared - cuda->kernels[id].static_shared) - 512;
+	uint64_t room = (uint64_t)(cuda->context->max_shared - cuda->context->kernels[id].static_shared) - 512;
 	uint64_t most = room / (MOEEP_DEV_MOVERS * LEAST_STAGES) / 16 * 16;
 	uint64_t count = (row_bytes + most - 1) / most;
 	struct pieces p = {.stages = MOST_STAGES};
 
-	if (!cuda->bulk) {
+	if (!cuda->context->bulk) {
 		return (struct pieces){.bytes = row_bytes, .stages = 2};
 	}
 	p.bytes = moeep_align((row_bytes + count - 1) / count, 16);
@@ -227,7 +227,7 @@ static int launch_move(struct moeep_cuda_call *call, const struct dispatch *d)
 		.num_tokens = d->num_tokens,
 		.senders = d->senders,
 		.stages = d->pieces.stages,
-		.bulk = call->buffer->comm->cuda->bulk,
+		.bulk = call->buffer->comm->cuda->context->bulk,
 		.expert_major = d->expert_major,
 		.last = !d->expert_major,
 		.topk_dtype = args->topk_dtype,
@@ -397,7 +397,7 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.staged_dtype = staged,
 		.senders = senders,
 		.stages = pieces.stages,
-		.bulk = buffer->comm->cuda->bulk,
+		.bulk = buffer->comm->cuda->context->bulk,
 		.expert_major = expert_major,
 		.weighted = route.weighted,
 		.topk = handle->topk,

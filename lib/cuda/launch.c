@@ -67,8 +67,8 @@ int moeep_cuda_launch(struct moeep_cuda_call *call, enum moeep_cuda_kernel_id id
 	const struct moeep_cuda *cuda = call->buffer->comm->cuda;
 	void *list[] = {params};
 	CUresult result = cuda->cu->cuLaunchKernel(
-		cuda->kernels[id].function, (unsigned)blocks, 1, 1,
-		(unsigned)cuda->kernels[id].threads, 1, 1, (unsigned)shared_bytes, call->stream,
+		cuda->context->kernels[id].function, (unsigned)blocks, 1, 1,
+		(unsigned)cuda->context->kernels[id].threads, 1, 1, (unsigned)shared_bytes, call->stream,
 		list, NULL);
 
 	return result == CUDA_SUCCESS ? MOEEP_OK
@@ -136,7 +136,7 @@ int moeep_cuda_blocks(const struct moeep_cuda_call *call, const enum moeep_cuda_
 				  "num_sms is %d; with %d ranks on device %d (%s) at most %d blocks "
 				  "of this operation can be resident for each, and at least %d are "
 				  "needed",
-				  asked, cuda->ranks_here, cuda->ordinal, cuda->name, most, least);
+				  asked, cuda->ranks_here, cuda->context->device, cuda->context->name, most, least);
 	}
 	*blocks = asked ? asked : otherwise < most ? otherwise : most;
 	*blocks = *blocks < least ? least : *blocks;

@@ -27,7 +27,7 @@ static CUmemAllocationProp properties(const struct moeep_cuda *cuda)
 	return (CUmemAllocationProp){
 		.type = CU_MEM_ALLOCATION_TYPE_PINNED,
 		.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda->device},
+		.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda->context->device},
 	};
 }
 
@@ -58,10 +58,10 @@ static CUresult give_access(const struct moeep_cuda *cuda, CUdeviceptr base, siz
 			.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device},
 			.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
 		};
-		int can = device == cuda->device;
+		int can = device == cuda->context->device;
 
 		if (!can) {
-			(void)cu->cuDeviceCanAccessPeer(&can, device, cuda->device);
+			(void)cu->cuDeviceCanAccessPeer(&can, device, cuda->context->device);
 		}
 		if (can) {
 			result = cu->cuMemSetAccess(base, bytes, &access, 1);
@@ -237,7 +237,7 @@ int moeep_cuda_share_make(struct moeep_cuda *cuda, void *ptr, size_t bytes, bool
 				  "cudaMalloc() or moeep_mem_alloc()",
 				  ptr);
 	}
-	*share = (struct moeep_cuda_share){.pointer = at, .bytes = bytes, .device = cuda->ordinal};
+	*share = (struct moeep_cuda_share){.pointer = at, .bytes = bytes, .device = cuda->context->device};
 	if (!processes) {
 		return MOEEP_OK;
 	}
