@@ -12,7 +12,8 @@
 
 #include "args.h"
 
-#define DEV	   static __device__ __forceinline__
+/* Nothing is static: see CONTRIBUTING.md. */
+#define DEV	   __device__ __forceinline__
 #define FULL	   0xffffffffu
 #define LANE	   ((int)(threadIdx.x & 31u))
 #define WARP	   ((int)(threadIdx.x >> 5))
@@ -93,9 +94,8 @@ DEV uint32_t comm_dead(const struct moeep_dev_context &c)
 }
 
 /* The first failure is reported; the host makes it everybody's. */
-static __device__ __noinline__ void raise(const struct moeep_dev_context &c, int result, int peer,
-					  int what, uint64_t epoch, uint64_t expected,
-					  uint64_t seen)
+__device__ __noinline__ void raise(const struct moeep_dev_context &c, int result, int peer,
+				   int what, uint64_t epoch, uint64_t expected, uint64_t seen)
 {
 	if (atomicCAS(&c.comm->claim, 0u, 1u) == 0u) {
 		volatile struct moeep_dev_shared *report = c.shared;
@@ -114,8 +114,8 @@ static __device__ __noinline__ void raise(const struct moeep_dev_context &c, int
 }
 
 /* The slow part of a wait. False: the comm has failed, or this wait has just failed it. */
-static __device__ __noinline__ bool wait_check(const struct moeep_dev_context &c, int peer, int what,
-					       uint64_t expected, uint64_t seen, uint64_t *start)
+__device__ __noinline__ bool wait_check(const struct moeep_dev_context &c, int peer, int what,
+					uint64_t expected, uint64_t seen, uint64_t *start)
 {
 	uint64_t now;
 
