@@ -55,8 +55,9 @@ case "$(made MOEEP_SANITIZER_CFLAGS) $(made CFLAGS)" in
 esac
 # What the test programs share: it needs no mutants, and the sanitizer nothing of it.
 helpers="$abs_top_builddir/t/.libs/libop.a $abs_top_builddir/t/.libs/libtap.a"
-# Kernels are data; a build without them has no such archive.
-images=$(ls "$abs_top_builddir"/kernels/.libs/libimages.a 2>/dev/null)
+# Kernels are data, and linked as they are; a build without them has no such archive.
+images=$abs_top_builddir/kernels/.libs/libimages.a
+[ ! -e "$images" ] || helpers="$helpers $images"
 # shellcheck disable=SC2086
 ls "$archive" $helpers >/dev/null
 tap_ok $? "the archives of library and tests are built" || tap_done
@@ -125,7 +126,7 @@ compile_tsan()
 	done
 	wait $! || return 1
 	# shellcheck disable=SC2086
-	$cc -fsanitize=thread -o "$tap_dir/stress-tsan" "$tap_dir"/tsan/*.o $helpers $images $libs
+	$cc -fsanitize=thread -o "$tap_dir/stress-tsan" "$tap_dir"/tsan/*.o $helpers $libs
 }
 
 # mutate NAME: writes the mutant's sources, edits that do not apply are an error. Prints the mode
