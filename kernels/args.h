@@ -74,7 +74,7 @@ enum moeep_dev_detail {
 	MOEEP_DEV_DETAIL_NO_ROUTE = 8, /* the handle's dispatch left no routing */
 	MOEEP_DEV_DETAIL_WEIGHTS = 9,  /* the dispatch had no weights */
 	MOEEP_DEV_DETAIL_X = 10,       /* b rows of local expert a do not fit x's capacity c */
-	MOEEP_DEV_DETAIL_PLACE = 11,   /* rank a's memory is not mapped any more */
+	MOEEP_DEV_DETAIL_NO_X = 11,    /* a rank has b rows, but x is NULL; c local expert or -1 */
 	MOEEP_DEV_DETAIL_DEAD = 12     /* the comm has failed */
 };
 
@@ -171,7 +171,7 @@ struct moeep_dev_context {
 	int32_t max_topk;
 	int32_t operation;
 	int32_t reserved;
-	uint64_t *traffic;		      /* pinned, [R][MOEEP_DEV_TRAFFIC] */
+	uint64_t *traffic;		      /* [R][MOEEP_DEV_TRAFFIC] */
 	const struct moeep_dev_result *after; /* the wait_event's; may be NULL */
 	struct moeep_dev_result *result;
 	int32_t *status; /* may be NULL */
@@ -242,6 +242,11 @@ struct moeep_dev_route {
 	int64_t *host_offsets; /* [L + 1] */
 	int64_t *host_rows;    /* rows, epoch */
 };
+
+/* As MOEEP_GIVEN_* of lib/ep/geometry.h. */
+#define MOEEP_DEV_GIVEN_WEIGHTS 1u
+#define MOEEP_DEV_GIVEN_SCALES	2u
+#define MOEEP_DEV_GIVEN_X	4u
 
 /*
  * What a rank brings to an HT operation. Behind it, int32: where each channel's first row is among this
@@ -388,8 +393,6 @@ struct moeep_ht_combine_params {
 	int32_t expert_major;
 	int32_t weighted;
 	int32_t topk;
-	int32_t needs_x;
-	int32_t reserved;
 };
 
 struct moeep_ll_dispatch_params {

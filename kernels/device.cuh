@@ -2,8 +2,9 @@
 /*
  * kernels/device.cuh - memory order, bounded waits, and how blocks and kernels begin and end.
  *
- * Words that ranks hand to each other are read with relaxed loads at system scope and one fence when
- * the value has come; they are written with release at system scope. HACKING.md names each pair.
+ * Words that ranks hand to each other are polled with relaxed loads at system scope, and read once with
+ * acquire when the value has come; they are written with release at system scope. HACKING.md names
+ * each pair.
  */
 #ifndef MOEEP_KERNELS_DEVICE_CUH
 #define MOEEP_KERNELS_DEVICE_CUH
@@ -28,6 +29,15 @@ DEV uint64_t load_relaxed(const uint64_t *word)
 	uint64_t value;
 
 	asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+	return value;
+}
+
+/* Unlike a fence it does not wait for this thread's own stores. */
+DEV uint64_t load_acquire(const uint64_t *word)
+{
+	uint64_t value;
+
+	asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
 	return value;
 }
 
@@ -146,7 +156,7 @@ DEV bool wait_word(const struct moeep_dev_context &c, const uint64_t *word, uint
 		*seen = load_relaxed(word);
 		if (flag_reached(*seen, expected)) {
 			/* Pairs with store_release() of the word's writer. */
-			__threadfence_system();
+			*seen = load_acquire(word);
 			return true;
 		}
 		if (++polls % POLLS_PER_CHECK == 0 &&
@@ -262,8 +272,13 @@ DEV bool kernel_begin(const struct moeep_dev_context &c)
 {
 	bool go = true;
 
+	if (!c.shared) {
+		/* Launched for the driver to load it, see lib/cuda/context.c. */
+		return false;
+	}
 	if (threadIdx.x == 0) {
-		if (comm_dead(c) != 0) {
+		/* The host's word is a trip away: waits look at it. */
+		if (load_relaxed32(&c.comm->dead) != 0) {
 			put_dead(c);
 			go = false;
 		} else if (c.after && *(volatile const int32_t *)&c.after->code != MOEEP_OK) {

@@ -14,21 +14,6 @@
 /* Rows of a source between two reports of progress. */
 #define REPORT 2
 
-struct span {
-	int64_t first; /* of a source's records */
-	int64_t count;
-};
-
-/* What a channel of this rank has for a source. */
-DEV struct span span_of(int64_t records, int channels, int channel)
-{
-	int64_t each = per_channel(records, channels);
-	int64_t first = each * channel < records ? each * channel : records;
-	int64_t end = first + each < records ? first + each : records;
-
-	return span{first, end - first};
-}
-
 DEV void report(const struct moeep_ht_combine_params &p, int source, int channel, int64_t count)
 {
 	/* Pairs with the wait for rows in sum_token() of the source. */
@@ -36,13 +21,85 @@ DEV void report(const struct moeep_ht_combine_params &p, int source, int channel
 		      flag_word(p.plan->epoch, (uint64_t)count));
 }
 
+/* What a channel of this rank has for a source. */
+struct span {
+	int first; /* of the source's records */
+	int count;
+};
+
+DEV struct span span_of(const struct moeep_ht_combine_params &p, int source, int channel)
+{
+	int records = p.route->recv_count[source];
+	int channels = p.senders * MOVERS;
+	int each = (records + channels - 1) / channels;
+	int first = each * channel < records ? each * channel : records;
+	int end = first + each < records ? first + each : records;
+
+	return span{first, end - first};
+}
+
+/*
+ * The order in which a channel sends: in each round a row to each source, from the rank's next on. Of
+ * a flat layout this rank's own rows stay where they are.
+ */
+struct order {
+	int channel;
+	int turns;
+	int sources;
+	int turn;
+	int i;
+};
+
+DEV struct order order_of(const struct moeep_ht_combine_params &p, int channel)
+{
+	struct order o = {channel, 0, p.expert_major ? p.c.num_ranks : p.c.num_ranks - 1, 0, 0};
+
+	for (int i = 0; i < o.sources; i++) {
+		int count = span_of(p, (p.c.rank + 1 + i) % p.c.num_ranks, channel).count;
+
+		o.turns = count > o.turns ? count : o.turns;
+	}
+	if (o.sources == 0) {
+		o.turns = 0;
+	}
+	return o;
+}
+
+struct row_at {
+	int source;
+	int64_t record; /* -1: none */
+	int64_t index;	/* among the source's */
+};
+
+DEV struct row_at row_of(const struct moeep_ht_combine_params &p, const struct order &o)
+{
+	int source = p.c.rank + 1 + o.i;
+	struct span s;
+	struct row_at row;
+
+	source -= source >= p.c.num_ranks ? p.c.num_ranks : 0;
+	s = span_of(p, source, o.channel);
+	row = row_at{source, -1, s.first + o.turn};
+	if (o.turn < s.count && p.plan->dst[source] && p.x) {
+		row.record = (int64_t)p.route->recv_base[source] + row.index;
+	}
+	return row;
+}
+
+DEV void next_row(struct order *o)
+{
+	if (++o->i >= o->sources) {
+		o->i = 0;
+		o->turn++;
+	}
+}
+
 /* Lanes report how many rows of each source are done after `rounds` of them. */
-DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int64_t rounds,
-		       int64_t before)
+DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int rounds, int before)
 {
 	for (int source = LANE; source < p.c.num_ranks; source += 32) {
-		int64_t count = span_of(p.route->recv_count[source], p.senders * MOVERS, channel).count;
-		int64_t done = rounds < count ? rounds : count;
+		int count = span_of(p, source, channel).count;
+		int done = rounds < count ? rounds : count;
 
 		if (done > before && p.plan->dst[source]) {
 			report(p, source, channel, done);
@@ -50,104 +107,87 @@ DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int
 	}
 }
 
-/* Most rows that the channel has for one source. */
-DEV int64_t most_rounds(const struct moeep_ht_combine_params &p, int channel)
-{
-	int64_t most = 0;
-
-	for (int source = 0; source < p.c.num_ranks; source++) {
-		int64_t count = span_of(p.route->recv_count[source], p.senders * MOVERS, channel).count;
-
-		if (source != p.c.rank || p.expert_major) {
-			most = count > most ? count : most;
-		}
-	}
-	return most;
-}
-
-/* The row that a channel sends in a round to the i-th source, counted from the rank's next. */
-struct row_at {
-	int source;
-	int64_t record; /* -1: none */
-	int64_t index;	/* among the source's */
-};
-
-DEV struct row_at row_of(const struct moeep_ht_combine_params &p, int channel, int64_t round, int i)
-{
-	int source = (p.c.rank + 1 + i) % p.c.num_ranks;
-	struct span s = span_of(p.route->recv_count[source], p.senders * MOVERS, channel);
-	struct row_at row = {source, -1, s.first + round};
-
-	if (round < s.count && p.plan->dst[source] && p.x) {
-		row.record = (int64_t)p.route->recv_base[source] + row.index;
-	}
-	return row;
-}
-
 #if __CUDA_ARCH__ >= 900
 /* A warp sends its channel's flat rows; lane 0 gives the engine its orders. */
 DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const struct ring &r)
 {
-	int others = p.c.num_ranks - 1;
-	int64_t pieces = (int64_t)((p.row_bytes + p.piece - 1) / p.piece);
-	int64_t per_round = others * pieces;
-	int64_t units = most_rounds(p, channel) * per_round;
-	int64_t loaded = 0;
-	int64_t reported = 0;
+	struct order load = order_of(p, channel);
+	struct order store = load;
+	struct row_at loaded = row_of(p, load);
+	struct row_at stored = loaded;
+	struct place loading = {0, 0};
+	struct place storing = {0, 0};
+	uint64_t load_done = 0;
+	uint64_t store_done = 0;
+	bool wrapped = false;
+	int ahead = 0;
+	int reported = 0;
 
-	for (int64_t u = 0; u < units; u++) {
-		struct row_at row = row_of(p, channel, u / per_round, (int)(u % per_round / pieces));
-		uint64_t at = (uint64_t)(u % pieces) * p.piece;
-		uint32_t bytes = (uint32_t)(p.row_bytes - at < p.piece ? p.row_bytes - at : p.piece);
+	while (store.turn < store.turns) {
+		uint32_t bytes = (uint32_t)(p.row_bytes - store_done < p.piece ? p.row_bytes - store_done
+									     : p.piece);
 
-		for (; loaded < units && loaded < u + r.stages - 1; loaded++) {
-			struct row_at next = row_of(p, channel, loaded / per_round,
-						    (int)(loaded % per_round / pieces));
-			uint64_t offset = (uint64_t)(loaded % pieces) * p.piece;
-			uint32_t length = (uint32_t)(p.row_bytes - offset < p.piece
-							     ? p.row_bytes - offset
-							     : p.piece);
+		for (; load.turn < load.turns && ahead < r.stages - 1; ahead++) {
+			uint32_t length =
+				(uint32_t)(p.row_bytes - load_done < p.piece ? p.row_bytes - load_done
+									   : p.piece);
 
 			if (LANE == 0) {
-				if (loaded >= r.stages) {
+				if (wrapped) {
 					ring_wait_read<1>();
 				}
-				/* Stages go by units, so one without a row loads something, too. */
-				ring_load(r, loaded,
-					  p.x + (next.record < 0 ? 0
-								 : (uint64_t)next.record *
-										   p.row_bytes +
-									   offset),
-					  next.record < 0 ? 16u : length);
+				/* Stages go by pieces, so one without a row loads something, too. */
+				ring_load(r, loading,
+					  loaded.record < 0 ? p.x
+							    : p.x +
+								      (uint64_t)loaded.record *
+									      p.row_bytes +
+								      load_done,
+					  loaded.record < 0 ? 16u : length);
+			}
+			ring_next(r, &loading);
+			wrapped = wrapped || loading.stage == 0;
+			load_done += length;
+			if (load_done == p.row_bytes) {
+				load_done = 0;
+				next_row(&load);
+				loaded = row_of(p, load);
 			}
 		}
 		if (LANE == 0) {
-			ring_wait(r, u);
-			if (row.record >= 0) {
-				ring_store(r, u,
-					   p.plan->dst[row.source] +
-						   (uint64_t)row.index * p.row_bytes + at,
+			ring_wait(r, storing);
+			if (stored.record >= 0) {
+				ring_store(r, storing,
+					   p.plan->dst[stored.source] +
+						   (uint64_t)stored.index * p.row_bytes + store_done,
 					   bytes);
 			}
 			ring_commit();
 		}
-		/* Two pieces may be under way: what was sent before them is there. */
-		if ((u + 1) % per_round == 0 && (u - 1) / per_round >= reported + REPORT) {
-			int64_t rounds = (u - 1) / per_round;
-
+		ring_next(r, &storing);
+		ahead--;
+		store_done += bytes;
+		if (store_done < p.row_bytes) {
+			continue;
+		}
+		store_done = 0;
+		next_row(&store);
+		stored = row_of(p, store);
+		/* Two pieces may be under way; the rounds before the last two are there in any case. */
+		if (store.i == 0 && store.turn - 2 >= reported + REPORT) {
 			if (LANE == 0) {
 				ring_wait_written<2>();
 			}
 			__syncwarp();
-			report_rounds(p, channel, rounds, reported);
-			reported = rounds;
+			report_rounds(p, channel, store.turn - 2, reported);
+			reported = store.turn - 2;
 		}
 	}
 	if (LANE == 0) {
 		ring_wait_written<0>();
 	}
 	__syncwarp();
-	report_rounds(p, channel, INT64_MAX, reported);
+	report_rounds(p, channel, INT32_MAX, reported);
 }
 #endif
 
@@ -165,75 +205,43 @@ DEV void find_terms(const struct moeep_ht_combine_params &p, int64_t record, str
 			const char *one = warp_pointer(mine, lane);
 			float by = __shfl_sync(FULL, weight, lane);
 
-			if (LANE == (t->count & 31)) {
-				t->row[t->count >> 5] = one;
-				t->weight[t->count >> 5] = by;
-			}
-			t->count++;
+			add_term(t, one, by);
 		}
 	}
-}
-
-DEV void send_sum(const struct moeep_ht_combine_params &p, const struct terms &t, char *to)
-{
-#define SEND_SUM(from, to_dtype)                                                                   \
-	do {                                                                                       \
-		if (p.weighted) {                                                                  \
-			warp_sum<from, to_dtype, true, 2>(t, NULL, to, 0, p.c.hidden);             \
-		} else {                                                                           \
-			warp_sum<from, to_dtype, false, 2>(t, NULL, to, 0, p.c.hidden);            \
-		}                                                                                  \
-	} while (0)
-	if (p.dtype == MOEEP_FP32) {
-		SEND_SUM(MOEEP_FP32, MOEEP_FP32);
-	} else if (p.dtype == MOEEP_BF16) {
-		if (p.staged_dtype == MOEEP_FP32) {
-			SEND_SUM(MOEEP_BF16, MOEEP_FP32);
-		} else {
-			SEND_SUM(MOEEP_BF16, MOEEP_BF16);
-		}
-	} else if (p.staged_dtype == MOEEP_FP32) {
-		SEND_SUM(MOEEP_FP16, MOEEP_FP32);
-	} else {
-		SEND_SUM(MOEEP_FP16, MOEEP_FP16);
-	}
-#undef SEND_SUM
 }
 
 /* The same by loads and stores; expert-major rows, this rank's own ones too, are summed on the way. */
 DEV void send_plain(const struct moeep_ht_combine_params &p, int channel)
 {
-	int sources = p.expert_major ? p.c.num_ranks : p.c.num_ranks - 1;
-	int64_t rounds = most_rounds(p, channel);
-	int64_t reported = 0;
+	struct order o = order_of(p, channel);
+	int reported = 0;
 
-	for (int64_t round = 0; round < rounds; round++) {
-		for (int i = 0; i < sources; i++) {
-			struct row_at row = row_of(p, channel, round, i);
-			char *to;
+	while (o.turn < o.turns) {
+		struct row_at row = row_of(p, o);
 
-			if (row.record < 0) {
-				continue;
-			}
-			to = p.plan->dst[row.source] + (uint64_t)row.index * p.staged_bytes;
+		if (row.record >= 0) {
+			char *to = p.plan->dst[row.source] + (uint64_t)row.index * p.staged_bytes;
+
 			if (p.expert_major) {
 				struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
 
 				find_terms(p, row.record, &t);
-				send_sum(p, t, to);
+				warp_sum<2>(t, {p.dtype, p.staged_dtype, p.weighted != 0, NULL, to,
+						0, p.c.hidden});
 			} else {
 				warp_copy(to, p.x + (uint64_t)row.record * p.row_bytes,
 					  (int64_t)p.row_bytes);
 			}
 		}
+		next_row(&o);
 		__syncwarp();
-		if (round + 1 >= reported + REPORT) {
-			report_rounds(p, channel, round + 1, reported);
-			reported = round + 1;
+		if (o.i == 0 && o.turn >= reported + REPORT) {
+			report_rounds(p, channel, o.turn, reported);
+			reported = o.turn;
 		}
 	}
 	__syncwarp();
-	report_rounds(p, channel, INT64_MAX, reported);
+	report_rounds(p, channel, INT32_MAX, reported);
 }
 
 /* Values of choices go back with their records; a warp for each. */
@@ -268,7 +276,7 @@ DEV void send_records(const struct moeep_ht_combine_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
 
-	if ((p.plan->given & 1u) && p.topk_weights) {
+	if ((p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS) && p.topk_weights) {
 		send_values(p);
 	}
 	records_sync(RECORD_THREADS);
@@ -319,62 +327,82 @@ DEV bool take_values(const struct moeep_ht_combine_params &p)
 	return true;
 }
 
-DEV bool sum_token(const struct moeep_ht_combine_params &p, int64_t token)
+/* What a lane knows of the rank that it looks after. */
+struct giver {
+	int channels;
+	int each; /* rows of a channel */
+	int base; /* of this rank's rows there */
+	int channel;
+	uint64_t seen; /* of that channel */
+};
+
+DEV struct giver giver_of(const struct moeep_ht_combine_params &p, int rank)
+{
+	struct giver g = {1, 1, 0, -1, 0};
+
+	if (rank < p.c.num_ranks) {
+		g.channels = p.plan->channels[rank];
+		g.each = (int)per_channel(p.route->send_count[rank], g.channels);
+		g.base = p.route->send_base[rank];
+	}
+	return g;
+}
+
+/* Where a rank's row of a token is, once it is there. False: the comm has failed. */
+DEV bool find_row(const struct moeep_ht_combine_params &p, int rank, int position, struct giver *g,
+		  const char **row)
+{
+	const struct moeep_dev_context &c = p.c;
+	int index = position - g->base;
+	int channel = index / g->each;
+	uint64_t expected = flag_word(p.plan->epoch, (uint64_t)(index - channel * g->each) + 1);
+
+	if (rank == c.rank && !p.expert_major) {
+		*row = p.x + (uint64_t)position * p.row_bytes;
+		return true;
+	}
+	*row = window_at(c, c.rank, c.window.rows) +
+	       (uint64_t)((int64_t)rank * c.ht_max_tokens + index) * p.staged_bytes;
+	if (channel == g->channel && flag_reached(g->seen, expected)) {
+		return true;
+	}
+	g->channel = channel;
+	return wait_word(c, progress_at(c, c.rank, rank, channel), expected, rank, MOEEP_DEV_ROWS,
+			 &g->seen);
+}
+
+/* A warp's tokens in turn; a lane looks after each of the first 32 ranks. */
+DEV bool sum_token(const struct moeep_ht_combine_params &p, int64_t token, struct giver *first)
 {
 	const struct moeep_dev_context &c = p.c;
 	const char *bias = p.bias ? p.bias + (uint64_t)token * p.row_bytes : NULL;
-	char *out = p.out + (uint64_t)token * p.row_bytes;
 	struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
-	bool ok = true;
-	int rank[2];
 
-	for (int half = 0; half < 2; half++) {
-		int k = half * 32 + LANE;
-		int id = k < p.topk ? p.route->topk_idx[token * p.topk + k] : -1;
+	for (int from = 0; from < c.num_ranks; from += 32) {
+		int rank = from + LANE;
+		int position = rank < c.num_ranks
+				       ? p.route->position[token * c.num_ranks + rank]
+				       : -1;
+		const char *mine = NULL;
+		bool ok = true;
 
-		rank[half] = id < 0 ? -1 : expert_rank(c, id);
-	}
-	t.count = warp_distinct(&rank[0], &rank[1], p.topk > 32);
-	for (int half = 0; half < 2; half++) {
-		int from = rank[half];
-		int64_t position;
-		int64_t index;
-		int64_t each;
-		uint64_t seen;
+		if (position >= 0 && from == 0) {
+			ok = find_row(p, rank, position, first, &mine);
+		} else if (position >= 0) {
+			struct giver g = giver_of(p, rank);
 
-		if (from < 0) {
-			continue;
+			ok = find_row(p, rank, position, &g, &mine);
 		}
-		position = p.route->position[token * c.num_ranks + from];
-		if (from == c.rank && !p.expert_major) {
-			t.row[half] = p.x + (uint64_t)position * p.row_bytes;
-			continue;
+		if (!__all_sync(FULL, ok)) {
+			return false;
 		}
-		index = position - p.route->send_base[from];
-		each = per_channel(p.route->send_count[from], p.plan->channels[from]);
-		ok = ok &&
-		     wait_word(c, progress_at(c, c.rank, from, (int)(index / each)),
-			       flag_word(p.plan->epoch, (uint64_t)(index % each) + 1), from,
-			       MOEEP_DEV_ROWS, &seen);
-		t.row[half] = window_at(c, c.rank, c.window.rows) +
-			      (uint64_t)((int64_t)from * c.ht_max_tokens + index) * p.staged_bytes;
-	}
-	if (!__all_sync(FULL, ok)) {
-		return false;
-	}
-	if (p.dtype == MOEEP_FP32) {
-		warp_sum<MOEEP_FP32, MOEEP_FP32, false, 4>(t, bias, out, 0, c.hidden);
-	} else if (p.dtype == MOEEP_BF16) {
-		if (p.staged_dtype == MOEEP_FP32) {
-			warp_sum<MOEEP_FP32, MOEEP_BF16, false, 2>(t, bias, out, 0, c.hidden);
-		} else {
-			warp_sum<MOEEP_BF16, MOEEP_BF16, false, 4>(t, bias, out, 0, c.hidden);
+		/* Ranks ascend, and so do the terms: term i at lane i % 32. */
+		for (unsigned m = __ballot_sync(FULL, position >= 0); m; m &= m - 1) {
+			add_term(&t, warp_pointer(mine, __ffs((int)m) - 1), 1.0f);
 		}
-	} else if (p.staged_dtype == MOEEP_FP32) {
-		warp_sum<MOEEP_FP32, MOEEP_FP16, false, 2>(t, bias, out, 0, c.hidden);
-	} else {
-		warp_sum<MOEEP_FP16, MOEEP_FP16, false, 4>(t, bias, out, 0, c.hidden);
 	}
+	warp_sum<4>(t, {p.staged_dtype, p.dtype, false, bias,
+			p.out + (uint64_t)token * p.row_bytes, 0, c.hidden});
 	return true;
 }
 
@@ -385,10 +413,11 @@ DEV bool sum_tokens(const struct moeep_ht_combine_params &p)
 	int64_t warps = (int64_t)(gridDim.x - (unsigned)p.senders) * NUM_WARPS;
 	int64_t first = p.num_tokens * warp / warps;
 	int64_t last = p.num_tokens * (warp + 1) / warps;
+	struct giver giver = giver_of(p, LANE);
 	bool ok = true;
 
 	for (int64_t token = first; p.out && token < last && ok; token++) {
-		ok = sum_token(p, token);
+		ok = sum_token(p, token, &giver);
 	}
 	return ok;
 }
@@ -411,13 +440,9 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 		return;
 	}
-	if (!p.x && p.route->num_records > 0 && p.needs_x) {
-		/* Peers wait for rows that this rank does not have. */
-		raise(c, MOEEP_ERR_INVALID, -1, 0, p.plan->epoch, 0, 0);
-		ok = false;
-	} else if ((int)blockIdx.x >= p.senders) {
+	if ((int)blockIdx.x >= p.senders) {
 		ok = sum_tokens(p);
-		if (p.out_topk_weights && (p.plan->given & 1u)) {
+		if (p.out_topk_weights && (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS)) {
 			ok = take_values(p) && ok;
 		}
 	} else if (WARP >= MOVERS) {

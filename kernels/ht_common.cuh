@@ -86,6 +86,26 @@ DEV int record_source(const struct moeep_dev_route &route, int64_t record, int n
 	return low;
 }
 
+/* A piece of a row in turn: pieces of a row, rows of a list. */
+struct piece {
+	int64_t row;
+	uint64_t at; /* bytes into the row */
+};
+
+DEV void next_piece(struct piece *p, uint64_t row_bytes, uint64_t bytes)
+{
+	p->at += bytes;
+	if (p->at >= row_bytes) {
+		p->at = 0;
+		p->row++;
+	}
+}
+
+DEV uint32_t piece_bytes(const struct piece &p, uint64_t row_bytes, uint64_t bytes)
+{
+	return (uint32_t)(row_bytes - p.at < bytes ? row_bytes - p.at : bytes);
+}
+
 /* Copies by the engine: a warp's ring of stages in shared memory, each with its barrier. */
 struct ring {
 	uint32_t stage;	  /* shared-memory address of the first */
@@ -108,39 +128,49 @@ DEV void ring_init(const struct ring &r)
 	__syncwarp();
 }
 
-DEV void ring_load(const struct ring &r, int64_t unit, const char *from, uint32_t bytes)
-{
-	uint32_t at = (uint32_t)(unit % r.stages);
+/* A piece's place in the ring: counted along, since to divide by the number of stages is slow. */
+struct place {
+	uint32_t stage;
+	uint32_t phase;
+};
 
+DEV void ring_next(const struct ring &r, struct place *at)
+{
+	if (++at->stage == (uint32_t)r.stages) {
+		at->stage = 0;
+		at->phase ^= 1u;
+	}
+}
+
+DEV void ring_load(const struct ring &r, const struct place &at, const char *from, uint32_t bytes)
+{
 	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(r.barrier +
-										    8 * at),
+										    8 * at.stage),
 		     "r"(bytes)
 		     : "memory");
 	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-		     "[%0], [%1], %2, [%3];" ::"r"(r.stage + at * r.bytes),
-		     "l"(from), "r"(bytes), "r"(r.barrier + 8 * at)
+		     "[%0], [%1], %2, [%3];" ::"r"(r.stage + at.stage * r.bytes),
+		     "l"(from), "r"(bytes), "r"(r.barrier + 8 * at.stage)
 		     : "memory");
 }
 
-DEV void ring_wait(const struct ring &r, int64_t unit)
+DEV void ring_wait(const struct ring &r, const struct place &at)
 {
-	uint32_t barrier = r.barrier + 8 * (uint32_t)(unit % r.stages);
-	uint32_t parity = (uint32_t)(unit / r.stages) & 1u;
 	uint32_t done = 0;
 
 	while (done == 0) {
 		asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
 			     " selp.u32 %0, 1, 0, p;}"
 			     : "=r"(done)
-			     : "r"(barrier), "r"(parity)
+			     : "r"(r.barrier + 8 * at.stage), "r"(at.phase)
 			     : "memory");
 	}
 }
 
-DEV void ring_store(const struct ring &r, int64_t unit, char *to, uint32_t bytes)
+DEV void ring_store(const struct ring &r, const struct place &at, char *to, uint32_t bytes)
 {
 	asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
-		     "r"(r.stage + (uint32_t)(unit % r.stages) * r.bytes), "r"(bytes)
+		     "r"(r.stage + at.stage * r.bytes), "r"(bytes)
 		     : "memory");
 }
 

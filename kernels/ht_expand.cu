@@ -73,7 +73,7 @@ DEV void write_choice(const struct moeep_ht_expand_params &p, int64_t record, in
 			p.recv_expert[row] =
 				local_expert(c, record_idx(c, c.rank, record, topk)[k]);
 		}
-		if (p.recv_topk_weights && (p.plan->given & 1u)) {
+		if (p.recv_topk_weights && (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS)) {
 			p.recv_topk_weights[row] = record_weights(c, c.rank, record, topk)[k];
 		}
 	}
@@ -88,7 +88,7 @@ DEV struct moeep_dev_scales scales_of(const struct moeep_ht_expand_params &p)
 	if (scales.stride == 0) {
 		scales.stride = scales.count;
 	}
-	if (!(p.plan->given & 2u)) {
+	if (!(p.plan->given & MOEEP_DEV_GIVEN_SCALES)) {
 		scales.base = NULL;
 	}
 	return scales;

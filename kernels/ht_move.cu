@@ -71,47 +71,54 @@ DEV void send_bulk(const struct moeep_ht_move_params &p, const struct channel &c
 		   const struct ring &r)
 {
 	struct target t = target_of(p, from_rank + LANE);
-	int64_t pieces = (int64_t)((p.row_bytes + p.piece - 1) / p.piece);
-	int64_t units = (ch.last - ch.first) * pieces;
-	int64_t loaded = 0;
-	int ahead = ch.first < ch.last ? position_of(p, t.rank, ch.first) : -1;
+	struct piece load = {ch.first, 0};
+	struct piece store = {ch.first, 0};
+	struct place loading = {0, 0};
+	struct place storing = {0, 0};
+	int ahead = 0; /* pieces loaded and not stored */
+	int since = 0; /* pieces since the last report */
+	bool wrapped = false;
+	bool reports = __any_sync(FULL, t.report);
+	int position = ch.first < ch.last ? position_of(p, t.rank, ch.first) : -1;
 	int before[2] = {0, 0}; /* rows before the last piece, and before the one before it */
 
-	for (int64_t u = 0; u < units; u++) {
-		int64_t token = ch.first + u / pieces;
-		uint64_t at = (uint64_t)(u % pieces) * p.piece;
-		uint32_t bytes = (uint32_t)(p.row_bytes - at < p.piece ? p.row_bytes - at : p.piece);
-		int position = ahead;
+	while (store.row < ch.last) {
+		uint32_t bytes = piece_bytes(store, p.row_bytes, p.piece);
+		bool ends = store.at + bytes == p.row_bytes;
+		int next = position;
 
 		/* A stage is free once its piece, two before this one, has been read by the stores. */
-		for (; loaded < units && loaded < u + r.stages - 1; loaded++) {
-			uint64_t offset = (uint64_t)(loaded % pieces) * p.piece;
-
-			if (loaded >= r.stages) {
+		for (; load.row < ch.last && ahead < r.stages - 1; ahead++) {
+			if (wrapped) {
 				ring_wait_read<1>();
 				__syncwarp();
 			}
 			if (LANE == 0) {
-				ring_load(r, loaded,
-					  p.x + (uint64_t)(ch.first + loaded / pieces) * p.row_bytes +
-						  offset,
-					  (uint32_t)(p.row_bytes - offset < p.piece
-							     ? p.row_bytes - offset
-							     : p.piece));
+				ring_load(r, loading, p.x + (uint64_t)load.row * p.row_bytes + load.at,
+					  piece_bytes(load, p.row_bytes, p.piece));
 			}
+			next_piece(&load, p.row_bytes, p.piece);
+			ring_next(r, &loading);
+			wrapped = wrapped || loading.stage == 0;
 		}
-		if (u % pieces == pieces - 1 && token + 1 < ch.last) {
-			ahead = position_of(p, t.rank, token + 1);
+		if (ends && store.row + 1 < ch.last) {
+			next = position_of(p, t.rank, store.row + 1);
 		}
-		ring_wait(r, u);
+		ring_wait(r, storing);
 		if (position >= 0 && t.rows && position < t.limit) {
-			ring_store(r, u, t.rows + (uint64_t)position * p.row_bytes + at, bytes);
+			ring_store(r, storing,
+				   t.rows + (uint64_t)position * p.row_bytes + store.at, bytes);
 		}
 		ring_commit();
+		ring_next(r, &storing);
+		next_piece(&store, p.row_bytes, p.piece);
+		ahead--;
 		before[1] = before[0];
 		before[0] = t.count;
-		t.count += position >= 0 && u % pieces == pieces - 1;
-		if (u % REPORT == REPORT - 1 && __any_sync(FULL, t.report)) {
+		t.count += ends && position >= 0;
+		position = next;
+		if (reports && ++since == REPORT) {
+			since = 0;
 			ring_wait_written<2>();
 			if (t.report && before[1] > 0) {
 				report(p, t, ch.number, before[1]);
@@ -202,72 +209,66 @@ DEV uint64_t nothing_seen(const struct moeep_ht_move_params &p)
 }
 
 #if __CUDA_ARCH__ >= 900
+/* A thread's ring while it copies, from one channel to the next. */
+struct copier {
+	struct place loading;
+	struct place storing;
+	bool wrapped; /* stages are used again */
+};
+
 /* By one thread: from the window to the output. False: the comm has failed. */
 DEV bool copy_bulk(const struct moeep_ht_move_params &p, const struct arrival &a,
-		   const struct ring &r, int64_t *unit)
+		   const struct ring &r, struct copier *at)
 {
 	const char *rows = window_at(p.c, p.c.rank, p.c.window.rows);
-	int64_t pieces = (int64_t)((p.row_bytes + p.piece - 1) / p.piece);
-	int64_t units = a.rows * pieces;
-	int64_t loaded = 0;
-	int64_t stored = 0;
+	const uint64_t *progress = progress_at(p.c, p.c.rank, a.source, a.channel);
+	struct piece load = {0, 0};
+	struct piece store = {0, 0};
 	uint64_t seen = nothing_seen(p);
+	int ahead = 0;
 
-	while (stored < units) {
-		while (loaded < units && loaded < stored + r.stages) {
-			int64_t record = a.base + loaded / pieces;
-			uint64_t at = (uint64_t)(loaded % pieces) * p.piece;
+	while (store.row < a.rows) {
+		while (load.row < a.rows && ahead < r.stages) {
+			uint64_t expected = flag_word(p.plan->epoch, (uint64_t)load.row + 1);
 
-			if (!flag_reached(seen, flag_word(p.plan->epoch,
-							  (uint64_t)(loaded / pieces + 1)))) {
-				uint64_t old = seen;
-
-				seen = load_relaxed(
-					progress_at(p.c, p.c.rank, a.source, a.channel));
-				if (seen != old) {
-					__threadfence_system();
+			if (!flag_reached(seen, expected)) {
+				seen = load_relaxed(progress);
+				if (!flag_reached(seen, expected) && ahead > 0) {
+					break; /* what is loaded can be stored meanwhile */
 				}
-				if (!flag_reached(seen,
-						  flag_word(p.plan->epoch,
-							    (uint64_t)(loaded / pieces + 1)))) {
-					if (loaded > stored) {
-						break;
-					}
-					if (!wait_rows(p, a, loaded / pieces + 1, &seen)) {
-						return false;
-					}
+				if (!wait_rows(p, a, load.row + 1, &seen)) {
+					return false;
 				}
+				/* Whether it had to wait or not: the engine is to see them. */
+				seen = load_acquire(progress);
 				ring_acquire();
 			}
 			/* What was stored from this stage, `stages` pieces ago, has been read. */
-			if (*unit + loaded >= r.stages) {
-				if (loaded == stored + r.stages - 1) {
-					ring_wait_read<0>();
-				} else {
-					ring_wait_read<1>();
-				}
+			if (at->wrapped && ahead == r.stages - 1) {
+				ring_wait_read<0>();
+			} else if (at->wrapped) {
+				ring_wait_read<1>();
 			}
-			ring_load(r, *unit + loaded, rows + (uint64_t)record * p.row_bytes + at,
-				  (uint32_t)(p.row_bytes - at < p.piece ? p.row_bytes - at
-									: p.piece));
-			loaded++;
+			ring_load(r, at->loading,
+				  rows + (uint64_t)(a.base + load.row) * p.row_bytes + load.at,
+				  piece_bytes(load, p.row_bytes, p.piece));
+			next_piece(&load, p.row_bytes, p.piece);
+			ring_next(r, &at->loading);
+			at->wrapped = at->wrapped || at->loading.stage == 0;
+			ahead++;
 		}
-		ring_wait(r, *unit + stored);
-		{
-			int64_t record = a.base + stored / pieces;
-			uint64_t at = (uint64_t)(stored % pieces) * p.piece;
-
-			if (p.recv_x && record < p.capacity) {
-				ring_store(r, *unit + stored,
-					   p.recv_x + (uint64_t)record * p.row_bytes + at,
-					   (uint32_t)(p.row_bytes - at < p.piece ? p.row_bytes - at
-										 : p.piece));
-			}
-			ring_commit();
+		ring_wait(r, at->storing);
+		if (p.recv_x && a.base + store.row < p.capacity) {
+			ring_store(r, at->storing,
+				   p.recv_x + (uint64_t)(a.base + store.row) * p.row_bytes +
+					   store.at,
+				   piece_bytes(store, p.row_bytes, p.piece));
 		}
-		stored++;
+		ring_commit();
+		next_piece(&store, p.row_bytes, p.piece);
+		ring_next(r, &at->storing);
+		ahead--;
 	}
-	*unit += units;
 	return true;
 }
 #endif
@@ -298,7 +299,7 @@ DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step
 {
 	bool ok = true;
 #if __CUDA_ARCH__ >= 900
-	int64_t unit = 0;
+	struct copier place = {{0, 0}, {0, 0}, false};
 #endif
 
 	for (int i = 1; i < p.c.num_ranks && ok; i++) {
@@ -312,7 +313,7 @@ DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step
 #if __CUDA_ARCH__ >= 900
 			if (p.bulk) {
 				if (LANE == 0) {
-					ok = copy_bulk(p, a, r, &unit);
+					ok = copy_bulk(p, a, r, &place);
 				}
 				ok = __shfl_sync(FULL, ok, 0);
 				continue;
@@ -355,7 +356,7 @@ DEV void send_record(const struct moeep_ht_move_params &p, int64_t token)
 {
 	const struct moeep_dev_context &c = p.c;
 	int topk = p.plan->topk;
-	bool weights = (p.plan->given & 1u) != 0;
+	bool weights = (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
 	int id[2];
 	float weight[2] = {0.0f, 0.0f};
 
@@ -407,7 +408,7 @@ DEV void write_record(const struct moeep_ht_move_params &p, int source, int64_t 
 		} else if (p.recv_topk_idx) {
 			((int64_t *)p.recv_topk_idx)[at] = e;
 		}
-		if (p.recv_topk_weights && (p.plan->given & 1u)) {
+		if (p.recv_topk_weights && (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS)) {
 			p.recv_topk_weights[at] = e >= 0 ? weights[k] : 0.0f;
 		}
 	}
@@ -417,7 +418,7 @@ DEV void write_record(const struct moeep_ht_move_params &p, int source, int64_t 
 	if (LANE == 0 && p.recv_src_rank) {
 		p.recv_src_rank[record] = source;
 	}
-	if (p.recv_scales.base && (p.plan->given & 2u)) {
+	if (p.recv_scales.base && (p.plan->given & MOEEP_DEV_GIVEN_SCALES)) {
 		struct moeep_dev_scales scales = p.recv_scales;
 
 		scales.dtype = p.plan->scale_dtype;

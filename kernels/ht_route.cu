@@ -178,7 +178,7 @@ DEV void write_entries(const struct route &r, const int *run)
 		if (r.combine) {
 			entry.num_tokens = p.route->num_records;
 		} else if (r.cached && p.route->weighted && !p.topk_weights) {
-			entry.given |= 1u;
+			entry.given |= MOEEP_DEV_GIVEN_WEIGHTS;
 		}
 	}
 	__syncthreads();
@@ -258,6 +258,7 @@ DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
 	const struct moeep_dev_context &c = r.p.c;
 	const struct moeep_dev_entry *a = entry_of(c, r.epoch, 0);
 	const struct moeep_dev_entry *giver = a;
+	uint32_t agreed = r.combine ? ~MOEEP_DEV_GIVEN_X : ~0u;
 
 	for (int rank = c.num_ranks - 1; rank >= 0; rank--) {
 		if (entry_of(c, r.epoch, rank)->num_tokens > 0) {
@@ -269,6 +270,16 @@ DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
 	plan->scale_dtype = giver->scale_dtype;
 	plan->code = MOEEP_OK;
 	plan->result = moeep_dev_result{MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0};
+	for (int rank = 0; r.combine && rank < c.num_ranks; rank++) {
+		const struct moeep_dev_entry *b = entry_of(c, r.epoch, rank);
+
+		if (b->num_tokens > 0 && !(b->given & MOEEP_DEV_GIVEN_X)) {
+			plan->code = MOEEP_ERR_INVALID;
+			plan->result = moeep_dev_result{MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X,
+							rank, b->num_tokens, -1};
+			return;
+		}
+	}
 	for (int rank = 0; rank < c.num_ranks; rank++) {
 		const struct moeep_dev_entry *b = entry_of(c, r.epoch, rank);
 		const struct moeep_dev_entry *g = b->num_tokens > 0 ? b : giver;
@@ -281,7 +292,7 @@ DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
 			{a->row_layout, b->row_layout},
 			{giver->scale_count, g->scale_count},
 			{giver->scale_dtype, g->scale_dtype},
-			{giver->given, g->given},
+			{giver->given & agreed, g->given & agreed},
 		};
 
 		for (int i = 0; i < (int)(sizeof(fields) / sizeof(fields[0])); i++) {
@@ -558,7 +569,7 @@ DEV void make_plan(const struct route &r, const int *run, const int *base)
 		} else if (plan->code == MOEEP_OK && r.combine) {
 			plan->move = 1;
 		} else if (plan->code == MOEEP_OK) {
-			p.route->weighted = (plan->given & 1u) != 0;
+			p.route->weighted = (plan->given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
 		}
 	}
 	__syncthreads();
@@ -583,7 +594,7 @@ DEV void make_plan(const struct route &r, const int *run, const int *base)
 
 			count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, p.route->recv_count,
 				      p.row_bytes +
-					      (plan->given & 2u ? (scales + 15) / 16 * 16 : 0));
+					      (plan->given & MOEEP_DEV_GIVEN_SCALES ? (scales + 15) / 16 * 16 : 0));
 		}
 	}
 	if (threadIdx.x == 0) {
@@ -601,8 +612,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_ROUTE_THREADS, 1)
 {
 	extern __shared__ int shared[];
 	const struct moeep_dev_context &c = p.c;
-	struct route r = {p, (c.state->ht_epoch + 1) & EPOCH_MASK,
-			  p.entry.op == MOEEP_OP_COMBINE,
+	struct route r = {p, 0, p.entry.op == MOEEP_OP_COMBINE,
 			  (p.entry.flags & MOEEP_DISPATCH_CACHED) != 0, 1, 1, 0, 0};
 	int *run = shared;
 	int *base = shared + c.num_ranks;
@@ -611,6 +621,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_ROUTE_THREADS, 1)
 	if (!kernel_begin(c)) {
 		return;
 	}
+	r.epoch = (c.state->ht_epoch + 1) & EPOCH_MASK;
 	if (r.combine) {
 		r.cached = false;
 	}

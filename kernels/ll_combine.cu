@@ -35,12 +35,15 @@ DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, i
 	for (int half = 0; half * 32 < p.topk; half++) {
 		int k = half * 32 + LANE;
 		int64_t place = k < p.topk ? p.route->record_rows[at + k] : -1;
-		unsigned valid = __ballot_sync(FULL, place >= 0);
+		unsigned valid = __ballot_sync(FULL, place >= 0 && p.x);
 		int64_t row = (place >> 32) * p.capacity + (place & 0xffffffff);
 		const char *mine = p.x + (uint64_t)row * p.row_bytes;
 		float weight = k < p.topk ? p.route->record_weights[at + k] : 0.0f;
 
-		if (place >= 0 && (place & 0xffffffff) >= p.capacity) {
+		if (place >= 0 && !p.x) {
+			note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X, c.rank,
+				 (place & 0xffffffff) + 1, place >> 32);
+		} else if (place >= 0 && (place & 0xffffffff) >= p.capacity) {
 			note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_X, place >> 32,
 				 (place & 0xffffffff) + 1, p.capacity);
 			mine = p.x;
@@ -51,38 +54,13 @@ DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, i
 			const char *row_of = warp_pointer(mine, lane);
 			float weight_of = __shfl_sync(FULL, weight, lane);
 
-			if (LANE == (t.count & 31)) {
-				t.row[t.count >> 5] = row_of;
-				t.weight[t.count >> 5] = weight_of;
-			}
-			t.count++;
+			add_term(&t, row_of, weight_of);
 		}
 	}
 	if (!here) {
 		return;
 	}
-#define SEND_SUM(from, to_dtype)                                                                   \
-	do {                                                                                       \
-		if (weighted) {                                                                    \
-			warp_sum<from, to_dtype, true, 2>(t, NULL, to, first, last);               \
-		} else {                                                                           \
-			warp_sum<from, to_dtype, false, 2>(t, NULL, to, first, last);              \
-		}                                                                                  \
-	} while (0)
-	if (p.dtype == MOEEP_FP32) {
-		SEND_SUM(MOEEP_FP32, MOEEP_FP32);
-	} else if (p.dtype == MOEEP_BF16) {
-		if (p.partial_dtype == MOEEP_FP32) {
-			SEND_SUM(MOEEP_BF16, MOEEP_FP32);
-		} else {
-			SEND_SUM(MOEEP_BF16, MOEEP_BF16);
-		}
-	} else if (p.partial_dtype == MOEEP_FP32) {
-		SEND_SUM(MOEEP_FP16, MOEEP_FP32);
-	} else {
-		SEND_SUM(MOEEP_FP16, MOEEP_FP16);
-	}
-#undef SEND_SUM
+	warp_sum<2>(t, {p.dtype, p.partial_dtype, weighted, NULL, to, first, last});
 }
 
 /* Warps share rows so that all of them have something to do. */
@@ -163,19 +141,7 @@ DEV void recv_sum(const struct moeep_ll_combine_params &p, uint64_t epoch, int64
 				      (uint64_t)token * p.partial_bytes;
 		}
 	}
-	if (p.dtype == MOEEP_FP32) {
-		warp_sum<MOEEP_FP32, MOEEP_FP32, false, 2>(t, bias, out, first, last);
-	} else if (p.dtype == MOEEP_BF16) {
-		if (p.partial_dtype == MOEEP_FP32) {
-			warp_sum<MOEEP_FP32, MOEEP_BF16, false, 2>(t, bias, out, first, last);
-		} else {
-			warp_sum<MOEEP_BF16, MOEEP_BF16, false, 2>(t, bias, out, first, last);
-		}
-	} else if (p.partial_dtype == MOEEP_FP32) {
-		warp_sum<MOEEP_FP32, MOEEP_FP16, false, 2>(t, bias, out, first, last);
-	} else {
-		warp_sum<MOEEP_FP16, MOEEP_FP16, false, 2>(t, bias, out, first, last);
-	}
+	warp_sum<2>(t, {p.partial_dtype, p.dtype, false, bias, out, first, last});
 }
 
 /* What the flags of the expert ranks say. False: the comm has failed. */
@@ -245,13 +211,15 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	moeep_kernel_ll_combine(const __grid_constant__ struct moeep_ll_combine_params p)
 {
 	const struct moeep_dev_context &c = p.c;
-	uint64_t send_epoch = (c.state->ll_cepoch + 1) & EPOCH_MASK;
-	uint64_t recv_epoch = (c.state->ll_crecv + 1) & EPOCH_MASK;
+	uint64_t send_epoch;
+	uint64_t recv_epoch;
 	bool ok = kernel_begin(c);
 
 	if (!ok) {
 		return;
 	}
+	send_epoch = (c.state->ll_cepoch + 1) & EPOCH_MASK;
+	recv_epoch = (c.state->ll_crecv + 1) & EPOCH_MASK;
 	if (p.phases & PHASE_SEND) {
 		ok = send_phase(p, send_epoch);
 	}

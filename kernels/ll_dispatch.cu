@@ -79,6 +79,17 @@ DEV uint32_t e4m3_of_4(const float *v)
 	return e4m3_of(v[0]) | e4m3_of(v[1]) << 8 | e4m3_of(v[2]) << 16 | e4m3_of(v[3]) << 24;
 }
 
+/* Element i as a float; unlike the conversion it keeps a NaN's sign. */
+template <int DTYPE> DEV float element_bits(const uint4 &v, int i)
+{
+	uint32_t half = i % 2 ? word_of(v, i / 2) >> 16 : word_of(v, i / 2) & 0xffffu;
+
+	if (DTYPE == MOEEP_FP16 && (half & 0x7fffu) > 0x7c00u) {
+		return __uint_as_float((half & 0x8000u) << 16 | 0x7fc00000u);
+	}
+	return i % 2 ? high_of<DTYPE>(word_of(v, i / 2)) : low_of<DTYPE>(word_of(v, i / 2));
+}
+
 /* Elements [first, last) of a row of DTYPE cast to E4M3; first is a multiple of 256. */
 template <int DTYPE>
 DEV void send_quantized(const struct moeep_ll_dispatch_params &p, const struct send_row &row,
@@ -88,21 +99,20 @@ DEV void send_quantized(const struct moeep_ll_dispatch_params &p, const struct s
 	uint64_t scales = p.c.window.ll_slot_scales + (uint64_t)row.token * p.scale_bytes;
 
 	for (int64_t at = first + LANE * 8; __any_sync(FULL, at < last); at += 256) {
-		struct chunk<DTYPE, 8> in;
+		uint4 in = make_uint4(0, 0, 0, 0);
 		float v[8];
 		uint32_t largest = 0;
 		float most, scale, multiplier;
 		uint2 q;
 
-		in.word[0] = make_uint4(0, 0, 0, 0);
 		if (at < last) {
-			in.load(row.from, at);
+			in = *(const uint4 *)(row.from + at * 2);
 		}
 #pragma unroll
 		for (int i = 0; i < 8; i++) {
 			uint32_t magnitude;
 
-			v[i] = in.element(i);
+			v[i] = element_bits<DTYPE>(in, i);
 			magnitude = __float_as_uint(v[i]) & 0x7fffffffu;
 			/* NaNs, above infinity, count as zero. */
 			magnitude = magnitude > 0x7f800000u ? 0 : magnitude;
@@ -642,13 +652,15 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 {
 	extern __shared__ int shared[];
 	const struct moeep_dev_context &c = p.c;
-	uint64_t send_epoch = (c.state->ll_epoch + 1) & EPOCH_MASK;
-	uint64_t recv_epoch = (c.state->ll_recv + 1) & EPOCH_MASK;
+	uint64_t send_epoch;
+	uint64_t recv_epoch;
 	bool ok = kernel_begin(c);
 
 	if (!ok) {
 		return;
 	}
+	send_epoch = (c.state->ll_epoch + 1) & EPOCH_MASK;
+	recv_epoch = (c.state->ll_recv + 1) & EPOCH_MASK;
 	if (p.phases & PHASE_SEND) {
 		ok = send_phase(p, send_epoch);
 	}

@@ -46,58 +46,72 @@ template <int DTYPE> DEV float high_of(uint32_t word)
 	return DTYPE == MOEEP_BF16 ? __uint_as_float(word & 0xffff0000u) : float_of_fp16(word >> 16);
 }
 
-/*
- * What a lane reads of a row at once: N elements, 16 bytes, or 32 of FP32 rows that are summed into
- * rows of 16-bit elements.
- */
-template <int DTYPE, int N> struct chunk {
-	uint4 word[DTYPE == MOEEP_FP32 && N == 8 ? 2 : 1];
-
-	__device__ __forceinline__ void load(const char *row, int64_t at)
-	{
-		const uint4 *from = (const uint4 *)(row + at * (DTYPE == MOEEP_FP32 ? 4 : 2));
-
-		word[0] = from[0];
-		if (DTYPE == MOEEP_FP32 && N == 8) {
-			word[sizeof(word) / 16 - 1] = from[1];
-		}
-	}
-
-	__device__ __forceinline__ float element(int i) const
-	{
-		const uint4 &v = word[DTYPE == MOEEP_FP32 && i >= 4 ? sizeof(word) / 16 - 1 : 0];
-		int at = DTYPE == MOEEP_FP32 ? i % 4 : i / 2;
-		uint32_t bits = at == 0 ? v.x : at == 1 ? v.y : at == 2 ? v.z : v.w;
-
-		if (DTYPE == MOEEP_FP32) {
-			return __uint_as_float(bits);
-		}
-		return i % 2 ? high_of<DTYPE>(bits) : low_of<DTYPE>(bits);
-	}
+/* 8 elements of a row as they lie in memory; the second word is for FP32. */
+struct chunk {
+	uint4 word[2];
 };
 
-template <int DTYPE, int N> DEV void store_chunk(char *row, int64_t at, const float *from)
+/* What a lane reads of a row at once. FP32 rows may end after 4 elements. */
+DEV void load_chunk(struct chunk *c, const char *row, int dtype, int64_t at, int64_t last)
 {
-	if (DTYPE == MOEEP_FP32) {
-		float4 *to = (float4 *)(row + at * 4);
-
-#pragma unroll
-		for (int i = 0; i < N / 4; i++) {
-			to[i] = make_float4(from[4 * i], from[4 * i + 1], from[4 * i + 2],
-					    from[4 * i + 3]);
+	if (dtype == MOEEP_FP32) {
+		c->word[0] = *(const uint4 *)(row + at * 4);
+		if (at + 4 < last) {
+			c->word[1] = *(const uint4 *)(row + at * 4 + 16);
 		}
 	} else {
-		*(uint4 *)(row + at * 2) = make_uint4(
-			pack_pair<DTYPE>(from[0], from[1]), pack_pair<DTYPE>(from[2], from[3]),
-			pack_pair<DTYPE>(from[4 % N], from[5 % N]),
-			pack_pair<DTYPE>(from[6 % N], from[7 % N]));
+		c->word[0] = *(const uint4 *)(row + at * 2);
 	}
 }
 
-/* Elements that a lane sums at once. */
-template <int FROM, int TO> struct sum_unit {
-	static const int elements = FROM == MOEEP_FP32 && TO == MOEEP_FP32 ? 4 : 8;
-};
+DEV uint32_t word_of(const uint4 &v, int i)
+{
+	return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+DEV void floats_of(const struct chunk &c, int dtype, float *values)
+{
+	if (dtype == MOEEP_BF16) {
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			values[2 * i] = low_of<MOEEP_BF16>(word_of(c.word[0], i));
+			values[2 * i + 1] = high_of<MOEEP_BF16>(word_of(c.word[0], i));
+		}
+	} else if (dtype == MOEEP_FP16) {
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			values[2 * i] = low_of<MOEEP_FP16>(word_of(c.word[0], i));
+			values[2 * i + 1] = high_of<MOEEP_FP16>(word_of(c.word[0], i));
+		}
+	} else {
+#pragma unroll
+		for (int i = 0; i < 8; i++) {
+			values[i] = __uint_as_float(word_of(c.word[i / 4], i % 4));
+		}
+	}
+}
+
+DEV void store_floats(char *row, int dtype, int64_t at, int64_t last, const float *values)
+{
+	if (dtype == MOEEP_FP32) {
+		float4 *to = (float4 *)(row + at * 4);
+
+		to[0] = make_float4(values[0], values[1], values[2], values[3]);
+		if (at + 4 < last) {
+			to[1] = make_float4(values[4], values[5], values[6], values[7]);
+		}
+	} else if (dtype == MOEEP_BF16) {
+		*(uint4 *)(row + at * 2) = make_uint4(pack_pair<MOEEP_BF16>(values[0], values[1]),
+						      pack_pair<MOEEP_BF16>(values[2], values[3]),
+						      pack_pair<MOEEP_BF16>(values[4], values[5]),
+						      pack_pair<MOEEP_BF16>(values[6], values[7]));
+	} else {
+		*(uint4 *)(row + at * 2) = make_uint4(pack_pair<MOEEP_FP16>(values[0], values[1]),
+						      pack_pair<MOEEP_FP16>(values[2], values[3]),
+						      pack_pair<MOEEP_FP16>(values[4], values[5]),
+						      pack_pair<MOEEP_FP16>(values[6], values[7]));
+	}
+}
 
 /*
  * Up to two values a lane: of the 64 that a warp holds, the distinct ones that are not negative, in
@@ -201,109 +215,116 @@ struct terms {
 	int count;
 };
 
-/*
- * A warp sums elements [first, last) of rows of dtype FROM, each multiplied by its weight if
- * WEIGHTED, and at last a row of dtype TO, bias, unless NULL; rounded to TO once. No row: bias, or
- * zeros. UNROLL loads of each row, and those of the next row, are under way at a time.
- */
-template <int FROM, int TO, bool WEIGHTED, int UNROLL>
-DEV void warp_sum(const struct terms &t, const char *bias, char *out, int64_t first, int64_t last)
+/* All lanes know the row; the one whose turn it is keeps it. */
+DEV void add_term(struct terms *t, const char *row, float weight)
 {
-	const int N = sum_unit<FROM, TO>::elements;
+	if (LANE == (t->count & 31)) {
+		if (t->count < 32) {
+			t->row[0] = row;
+			t->weight[0] = weight;
+		} else {
+			t->row[1] = row;
+			t->weight[1] = weight;
+		}
+	}
+	t->count++;
+}
 
-	for (int64_t base = first + LANE * N; __any_sync(FULL, base < last);
-	     base += 32 * N * UNROLL) {
-		float sum[UNROLL][N];
-		struct chunk<FROM, N> now[UNROLL];
+/* How rows are summed. */
+struct sum {
+	int from; /* dtype of the rows */
+	int to;	  /* of the sum and of the bias */
+	bool weighted;
+	const char *bias; /* a row, added last; may be NULL */
+	char *out;
+	int64_t first; /* elements, a multiple of 8 */
+	int64_t last;
+};
+
+template <int UNROLL>
+DEV void load_row(struct chunk *to, const struct sum &s, const char *row, int64_t base)
+{
+#pragma unroll
+	for (int u = 0; u < UNROLL; u++) {
+		if (base + u * 256 < s.last) {
+			load_chunk(&to[u], row, s.from, base + u * 256, s.last);
+		}
+	}
+}
+
+/*
+ * A warp sums elements of rows, each multiplied by its weight if `weighted`, each product and sum
+ * rounded, and rounds the result to its dtype once. No row: bias, or zeros. UNROLL loads of each row,
+ * and those of the next row, are under way at a time.
+ */
+template <int UNROLL> DEV void warp_sum(const struct terms &t, const struct sum &s)
+{
+#pragma unroll 1
+	for (int64_t base = s.first + LANE * 8; __any_sync(FULL, base < s.last);
+	     base += 256 * UNROLL) {
+		float total[UNROLL][8];
+		struct chunk now[UNROLL];
 
 #pragma unroll
-		for (int u = 0; u < UNROLL; u++) {
-#pragma unroll
-			for (int i = 0; i < N; i++) {
-				sum[u][i] = 0.0f;
-			}
+		for (int i = 0; i < UNROLL * 8; i++) {
+			total[i / 8][i % 8] = 0.0f;
 		}
 		if (t.count > 0) {
-			const char *row = warp_pointer(t.row[0], 0);
-
-#pragma unroll
-			for (int u = 0; u < UNROLL; u++) {
-				if (base + u * 32 * N < last) {
-					now[u].load(row, base + u * 32 * N);
-				}
-			}
+			load_row<UNROLL>(now, s, warp_pointer(t.row[0], 0), base);
 		}
+#pragma unroll 1
 		for (int k = 0; k < t.count; k++) {
-			struct chunk<FROM, N> next[UNROLL];
+			struct chunk next[UNROLL];
 			float weight = 1.0f;
 
-			if (WEIGHTED) {
+			if (s.weighted) {
 				weight = __shfl_sync(FULL, k < 32 ? t.weight[0] : t.weight[1],
 						     k & 31);
 			}
 			if (k + 1 < t.count) {
-				const char *row = warp_pointer(k + 1 < 32 ? t.row[0] : t.row[1],
-							       (k + 1) & 31);
-
-#pragma unroll
-				for (int u = 0; u < UNROLL; u++) {
-					if (base + u * 32 * N < last) {
-						next[u].load(row, base + u * 32 * N);
-					}
-				}
+				load_row<UNROLL>(next, s,
+						 warp_pointer(k + 1 < 32 ? t.row[0] : t.row[1],
+							      (k + 1) & 31),
+						 base);
 			}
 #pragma unroll
 			for (int u = 0; u < UNROLL; u++) {
-#pragma unroll
-				for (int i = 0; i < N; i++) {
-					float value = now[u].element(i);
+				float values[8];
 
-					if (WEIGHTED) {
-						value = __fmul_rn(value, weight);
-					}
+				floats_of(now[u], s.from, values);
+#pragma unroll
+				for (int i = 0; i < 8; i++) {
+					/* A factor of 1 changes no value but a NaN's bits. */
+					values[i] = __fmul_rn(values[i], weight);
 					/* The first as it is: to add it to zero would lose -0. */
-					sum[u][i] = k == 0 ? value : __fadd_rn(sum[u][i], value);
+					total[u][i] = k == 0 ? values[i]
+							     : __fadd_rn(total[u][i], values[i]);
 				}
 				now[u] = next[u];
 			}
 		}
 #pragma unroll
 		for (int u = 0; u < UNROLL; u++) {
-			int64_t at = base + u * 32 * N;
+			int64_t at = base + u * 256;
 
-			if (at >= last) {
-				continue;
-			}
-			if (bias) {
-				struct chunk<TO, N> b;
+			if (at < s.last && s.bias) {
+				struct chunk bias;
+				float values[8];
 
-				b.load(bias, at);
+				load_chunk(&bias, s.bias, s.to, at, s.last);
+				floats_of(bias, s.to, values);
 #pragma unroll
-				for (int i = 0; i < N; i++) {
-					float value = b.element(i);
-
-					sum[u][i] = t.count == 0 ? value
-								 : __fadd_rn(sum[u][i], value);
+				for (int i = 0; i < 8; i++) {
+					total[u][i] = t.count == 0
+							      ? values[i]
+							      : __fadd_rn(total[u][i], values[i]);
 				}
 			}
-			store_chunk<TO, N>(out, at, sum[u]);
+			if (at < s.last) {
+				store_floats(s.out, s.to, at, s.last, total[u]);
+			}
 		}
 	}
 }
-
-/* Call f with the dtype as a constant. */
-#define WITH_SUM_DTYPE(dtype, f, ...)                                                              \
-	do {                                                                                       \
-		switch (dtype) {                                                                   \
-		case MOEEP_BF16:                                                                   \
-			f<MOEEP_BF16>(__VA_ARGS__);                                                \
-			break;                                                                     \
-		case MOEEP_FP16:                                                                   \
-			f<MOEEP_FP16>(__VA_ARGS__);                                                \
-			break;                                                                     \
-		default:                                                                           \
-			f<MOEEP_FP32>(__VA_ARGS__);                                                \
-		}                                                                                  \
-	} while (0)
 
 #endif

@@ -28,6 +28,7 @@ struct buffer_pieces {
 	struct moeep_dev_plan arrays; /* pointers only */
 	char **windows;
 	int32_t *nodes;
+	uint64_t *traffic;
 	struct moeep_dev_scratch scratch;
 };
 
@@ -44,6 +45,7 @@ static void cut_buffer(const struct moeep_geometry *g, struct pieces *p, struct 
 	b->arrays.channels = piece(p, ranks * sizeof(*b->arrays.channels));
 	b->windows = piece(p, ranks * sizeof(*b->windows));
 	b->nodes = piece(p, ranks * sizeof(*b->nodes));
+	b->traffic = piece(p, ranks * MOEEP_DEV_TRAFFIC * sizeof(*b->traffic));
 	b->scratch.block_total = piece(p, MOEEP_CUDA_BLOCKS * ranks * 4);
 	b->scratch.channel_prefix = piece(p, MOEEP_DEV_CHANNELS * ranks * 4);
 	b->scratch.expert_count = piece(p, (uint64_t)g->config.num_experts * 4);
@@ -133,7 +135,7 @@ static void set_context(struct moeep_buffer *buffer, const struct buffer_pieces 
 		.first_expert = g->first_expert,
 		.local_experts = g->local_experts,
 		.max_topk = g->config.max_topk,
-		.traffic = own->traffic,
+		.traffic = b->traffic,
 	};
 }
 
@@ -156,13 +158,6 @@ static int create(struct moeep_buffer *buffer)
 	}
 	rc = moeep_pinned_alloc(&cuda->context->pinned, cu, sizeof(*own->result), &memory);
 	own->result = memory;
-	if (rc == MOEEP_OK) {
-		rc = moeep_pinned_alloc(&cuda->context->pinned, cu,
-					(size_t)buffer->geo.num_ranks * MOEEP_DEV_TRAFFIC *
-						sizeof(*own->traffic),
-					&memory);
-		own->traffic = rc == MOEEP_OK ? memory : NULL;
-	}
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_alloc(cuda, moeep_cuda_private_bytes(&buffer->geo), &own->memory);
 	}
@@ -216,6 +211,29 @@ int moeep_cuda_buffer_begin(struct moeep_buffer *buffer, uint64_t epoch)
 	return rc;
 }
 
+int moeep_cuda_buffer_traffic(const struct moeep_buffer *buffer, int peer,
+			      uint64_t counters[MOEEP_DEV_TRAFFIC])
+{
+	const struct moeep_cuda *cuda = buffer->comm->cuda;
+	const uint64_t *from =
+		buffer->cuda->context.traffic + (int64_t)peer * MOEEP_DEV_TRAFFIC;
+	CUresult result;
+	int rc = moeep_cuda_enter(cuda);
+
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	result = cuda->cu->cuMemcpyDtoHAsync(counters, (CUdeviceptr)(uintptr_t)from,
+					     MOEEP_DEV_TRAFFIC * sizeof(*counters), cuda->stream);
+	if (result == CUDA_SUCCESS) {
+		result = cuda->cu->cuStreamSynchronize(cuda->stream);
+	}
+	moeep_cuda_leave(cuda);
+	return result == CUDA_SUCCESS
+		       ? MOEEP_OK
+		       : moeep_cu_fail(cuda->cu, result, "reading counters of traffic");
+}
+
 void moeep_cuda_buffer_destroy(struct moeep_buffer *buffer)
 {
 	struct moeep_cuda_buffer *own = buffer->cuda;
@@ -236,7 +254,6 @@ void moeep_cuda_buffer_destroy(struct moeep_buffer *buffer)
 		moeep_cuda_free(cuda, own->memory);
 		moeep_cuda_leave(cuda);
 	}
-	moeep_pinned_free(&cuda->context->pinned, own->traffic);
 	moeep_pinned_free(&cuda->context->pinned, own->result);
 	free(own);
 	buffer->cuda = NULL;

@@ -18,7 +18,6 @@ struct moeep_cuda_buffer {
 	struct moeep_dev_scratch scratch; /* pointers to device memory */
 	const int32_t *nodes;		  /* device, [R] */
 	struct moeep_dev_result *result;  /* pinned: of calls without an event */
-	uint64_t *traffic;		  /* pinned */
 };
 
 struct moeep_cuda_handle {
@@ -36,6 +35,9 @@ void moeep_cuda_lay_out(struct moeep_geometry *geometry);
 int moeep_cuda_buffer_create(struct moeep_buffer *buffer);
 /* Flags of this rank's window, before any peer can look. */
 int moeep_cuda_buffer_begin(struct moeep_buffer *buffer, uint64_t epoch);
+/* Copy the counters of traffic with a peer. */
+int moeep_cuda_buffer_traffic(const struct moeep_buffer *buffer, int peer,
+			      uint64_t counters[MOEEP_DEV_TRAFFIC]);
 /* Waits for this rank's operations; NULL members are no-ops. */
 void moeep_cuda_buffer_destroy(struct moeep_buffer *buffer);
 

@@ -117,13 +117,14 @@ static int check_device(struct moeep_cuda_context *cuda)
 }
 
 #if MOEEP_HAVE_CUDA
-static int load_kernel(struct moeep_cuda_context *cuda, int id)
+static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 {
 	struct moeep_cuda_kernel *kernel = &cuda->kernels[id];
 	const struct moeep_image *image = moeep_image_find(kernel_table[id].image);
 	const struct moeep_cu *cu = cuda->cu;
 	CUresult result = cu->cuModuleLoadData(&kernel->module, image->start);
-	int blocks = 0;
+	static const char nothing[4096]; /* room for any kernel's arguments */
+	void *arguments[] = {(void *)(uintptr_t)nothing};
 
 	if (result != CUDA_SUCCESS) {
 		return moeep_cu_fail(cu, result,
@@ -142,11 +143,16 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id)
 						CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
 						cuda->max_shared - kernel->static_shared);
 	}
-	/* To ask makes the driver load it now: at the first launch others may be spinning already. */
 	kernel->threads = kernel_table[id].threads;
+	/*
+	 * The first launch may wait until the device is idle, for the kernel to be loaded and local
+	 * memory to grow: so it is here, where no rank waits for another. Without arguments it ends
+	 * at once.
+	 */
 	if (result == CUDA_SUCCESS) {
-		result = cu->cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel->function,
-									 kernel->threads, 0);
+		result = cu->cuLaunchKernel(kernel->function, 1, 1, 1, (unsigned)kernel->threads, 1,
+					    1, (unsigned)(cuda->max_shared - kernel->static_shared),
+					    stream, arguments, NULL);
 	}
 	if (result != CUDA_SUCCESS) {
 		return moeep_cu_fail(cu, result, "preparing kernel %s", kernel_table[id].function);
@@ -155,6 +161,29 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id)
 }
 #endif
 
+
+#if MOEEP_HAVE_CUDA
+static int load_kernels(struct moeep_cuda_context *context)
+{
+	const struct moeep_cu *cu = context->cu;
+	CUstream stream;
+	CUresult result = cu->cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING);
+	int rc = MOEEP_OK;
+
+	if (result != CUDA_SUCCESS) {
+		return moeep_cu_fail(cu, result, "cuStreamCreate");
+	}
+	for (int id = 0; id < MOEEP_CUDA_KERNELS && rc == MOEEP_OK; id++) {
+		rc = load_kernel(context, id, stream);
+	}
+	result = cu->cuStreamSynchronize(stream);
+	if (rc == MOEEP_OK && result != CUDA_SUCCESS) {
+		rc = moeep_cu_fail(cu, result, "a first launch of the kernels");
+	}
+	(void)cu->cuStreamDestroy(stream);
+	return rc;
+}
+#endif
 
 static int context_load(struct moeep_cuda_context *context)
 {
@@ -166,9 +195,7 @@ static int context_load(struct moeep_cuda_context *context)
 		return moeep_cu_fail(context->cu, result, "cuCtxPushCurrent");
 	}
 #if MOEEP_HAVE_CUDA
-	for (int id = 0; id < MOEEP_CUDA_KERNELS && rc == MOEEP_OK; id++) {
-		rc = load_kernel(context, id);
-	}
+	rc = load_kernels(context);
 #endif
 	(void)context->cu->cuCtxPopCurrent(&previous);
 	return rc;

@@ -374,7 +374,8 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.dtype = args->dtype,
 		.topk = handle->topk,
 		.row_layout = handle->row_layout,
-		.given = args->topk_weights ? MOEEP_GIVEN_WEIGHTS : 0,
+		.given = (args->topk_weights ? MOEEP_GIVEN_WEIGHTS : 0) |
+			 (args->x ? MOEEP_GIVEN_X : 0),
 		.channels = senders * MOEEP_DEV_MOVERS,
 		.wants_rows = args->out != NULL,
 	};
@@ -401,7 +402,6 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.expert_major = expert_major,
 		.weighted = route.weighted,
 		.topk = handle->topk,
-		.needs_x = 1,
 	};
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_launch(&call, MOEEP_CUDA_HT_ROUTE, 1, shared[0], &route);

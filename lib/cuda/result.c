@@ -56,6 +56,8 @@ static int with_detail(const struct moeep_comm *comm, int code, int detail, long
 	case MOEEP_DEV_DETAIL_X:
 		return moeep_fail(code, "capacity is %lld, but local expert %lld has %lld rows", c,
 				  a, b);
+	case MOEEP_DEV_DETAIL_NO_X:
+		return moeep_fail(code, "x is NULL on rank %lld with %lld rows received", a, b);
 	default:
 		return moeep_fail(code, "%s", moeep_strerror(code));
 	}

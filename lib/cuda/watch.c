@@ -42,13 +42,10 @@ static void describe(const struct moeep_comm *comm, struct moeep_cause *cause, i
 		snprintf(cause->message, sizeof(cause->message),
 			 "the call of rank %d differs from that of rank %d in %s", cause->peer,
 			 cause->rank, what > 0 && what <= 5 ? fields[what] : "something");
-	} else if (cause->result == MOEEP_ERR_STATE) {
+	} else {
 		snprintf(cause->message, sizeof(cause->message),
 			 "recv_x of rank %d is in symmetric memory that rank %d has freed",
 			 cause->peer, cause->rank);
-	} else {
-		snprintf(cause->message, sizeof(cause->message),
-			 "x is NULL on rank %d, which has received rows", cause->rank);
 	}
 }
 

@@ -304,8 +304,12 @@ int moeep_buffer_traffic(const moeep_buffer_t *buffer, int peer, moeep_traffic_t
 	}
 	own = buffer->scratch.traffic[peer];
 	if (buffer->cuda) {
-		const volatile uint64_t *counters = buffer->cuda->traffic + peer * MOEEP_DEV_TRAFFIC;
+		uint64_t counters[MOEEP_DEV_TRAFFIC];
+		int rc = moeep_cuda_buffer_traffic(buffer, peer, counters);
 
+		if (rc != MOEEP_OK) {
+			return rc;
+		}
 		own.dispatch_rows = counters[MOEEP_DEV_DISPATCH_ROWS];
 		own.dispatch_bytes = counters[MOEEP_DEV_DISPATCH_BYTES];
 		own.combine_rows = counters[MOEEP_DEV_COMBINE_ROWS];
