@@ -126,7 +126,8 @@ static void *alloc_touched(size_t bytes)
 static void setup(void)
 {
 	moeep_bootstrap_t bootstrap = {.size = sizeof(bootstrap), .allgather = gather};
-	moeep_comm_config_t config = {.size = sizeof(config), .bootstrap = &bootstrap};
+	moeep_comm_config_t config = {
+		.size = sizeof(config), .bootstrap = &bootstrap, .backend = MOEEP_BACKEND_HOST};
 	moeep_buffer_config_t sizes = {.size = sizeof(sizes),
 				       .modes = ll ? MOEEP_MODE_LL : MOEEP_MODE_HT,
 				       .num_experts = experts,

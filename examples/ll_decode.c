@@ -180,7 +180,12 @@ static int wrong(const struct batch *b)
 
 static int run_rank(int rank, const moeep_unique_id_t *id)
 {
-	moeep_comm_config_t comm_config = {.size = sizeof(comm_config), .id = id};
+	/* Left open, it would be a GPU where there is one; these arrays are the host's. */
+	moeep_comm_config_t comm_config = {
+		.size = sizeof(comm_config),
+		.id = id,
+		.backend = MOEEP_BACKEND_HOST,
+	};
 	moeep_buffer_config_t config = {
 		.size = sizeof(config),
 		.modes = MOEEP_MODE_LL,

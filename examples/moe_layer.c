@@ -229,7 +229,12 @@ static void backward(struct rank *r)
 static void *rank_main(void *argument)
 {
 	struct rank *r = argument;
-	moeep_comm_config_t comm = {.size = sizeof(comm), .id = &unique_id};
+	/* Left open, it would be a GPU where there is one; these arrays are the host's. */
+	moeep_comm_config_t comm = {
+		.size = sizeof(comm),
+		.id = &unique_id,
+		.backend = MOEEP_BACKEND_HOST,
+	};
 	moeep_buffer_config_t config = {
 		.size = sizeof(config),
 		.modes = MOEEP_MODE_HT,

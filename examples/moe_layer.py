@@ -22,6 +22,7 @@ RANKS, EXPERTS, TOPK, HIDDEN, MAX_TOKENS = 2, 5, 2, 16, 12
 CAPACITY = RANKS * MAX_TOKENS * TOPK
 
 # From the headers.
+MOEEP_BACKEND_HOST = 1
 MOEEP_MODE_HT = 1
 MOEEP_FP32 = 3
 MOEEP_ROWS_EXPERT_MAJOR = 2
@@ -148,8 +149,9 @@ def expert(x, matrix):
 def run_rank(rank, unique_id, tokens, gate_matrix, expert_matrices, results):
     comm, buffer, handle = c_void_p(), c_void_p(), c_void_p()
     first, local = ctypes.c_int(), ctypes.c_int()
-    call("moeep_comm_create", rank, RANKS,
-         ctypes.byref(CommConfig(id=ctypes.pointer(unique_id))), ctypes.byref(comm))
+    # Left open, the backend would be a GPU where there is one; these arrays are the host's.
+    comm_config = CommConfig(id=ctypes.pointer(unique_id), backend=MOEEP_BACKEND_HOST)
+    call("moeep_comm_create", rank, RANKS, ctypes.byref(comm_config), ctypes.byref(comm))
     config = BufferConfig(modes=MOEEP_MODE_HT, num_experts=EXPERTS, max_topk=TOPK,
                           dtype=MOEEP_FP32, hidden=HIDDEN, ht_max_tokens=MAX_TOKENS)
     call("moeep_buffer_create", comm, ctypes.byref(config), ctypes.byref(buffer))

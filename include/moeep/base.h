@@ -46,7 +46,7 @@ typedef enum moeep_result {
 	MOEEP_OK = 0,
 	MOEEP_ERR_INVALID = -1,	    /* an argument is wrong; the detail names it and its value */
 	MOEEP_ERR_NOMEM = -2,	    /* memory could not be had */
-	MOEEP_ERR_SYSTEM = -3,	    /* a system call failed; the detail has its name and errno */
+	MOEEP_ERR_SYSTEM = -3,	    /* a system call or the CUDA driver failed; see the detail */
 	MOEEP_ERR_TIMEOUT = -4,	    /* a peer did not act in time; sticky, see the report */
 	MOEEP_ERR_PEER_LOST = -5,   /* a peer's process ended; sticky, see the report */
 	MOEEP_ERR_ABORTED = -6,	    /* moeep_comm_abort() was called by some rank; sticky */
@@ -128,8 +128,9 @@ typedef enum moeep_op {
 MOEEP_API const char *moeep_op_name(int op);
 
 /*
- * What this build contains. Features are numbered from 0; the first index past the last one gives
- * MOEEP_ERR_INVALID. The strings are constants of the library.
+ * What this build contains; what the machine has, moeep_comm_create() finds out. Features are
+ * numbered from 0; the first index past the last one gives MOEEP_ERR_INVALID. The strings are
+ * constants of the library.
  */
 typedef struct moeep_feature_info {
 	size_t size;

@@ -25,10 +25,18 @@ typedef struct moeep_event moeep_event_t;
  * MOEEP_STREAM_BUFFER, both: the buffer's own stream (host: its own thread). The call returns at
  * once; operations on it run in the order of the calls.
  *
+ * With the CUDA backend every call returns at once, and operations of one buffer that are put on
+ * several streams are ordered by the caller, with events: they must not run at the same time. A
+ * stream may be one that is being captured; the graph is replayed like calls, on all ranks in the
+ * same order. Arguments (pointers and counts such as num_tokens) are then fixed; memory is read at
+ * each replay. The comm, buffer, handles, status words and arrays live as long as it is replayed,
+ * its LL phases are in it both, and captured calls are given no events.
+ *
  * Argument structures are copied before a call returns. The memory that they point to is read and
  * written while the operation has its turn on the stream, after wait_event: uses before that point
  * and after completion are ordered as with any other work of the stream. With the CUDA backend
- * every pointer in an *_args_t is accessed by the device: device, managed or pinned host memory.
+ * every pointer in an *_args_t is accessed by the device, also those to single values: device,
+ * managed or pinned host memory.
  * Rows (x, recv_x, out, bias) are aligned to 16 bytes, other arrays to their element.
  *
  * With the host backend's NULL stream the return value is the operation's result. Otherwise it
@@ -44,7 +52,8 @@ typedef struct moeep_launch {
 	moeep_stream_t stream;
 	uint32_t flags;	 /* none yet */
 	int32_t num_sms; /* CUDA: most SMs of this operation; default the buffer's */
-	int32_t *status; /* one value: the operation's result, written at completion; NULL: none */
+	int32_t *status; /* one value: the operation's result, written at completion (CUDA: by the
+			    device); NULL: none */
 	moeep_event_t
 		*wait_event; /* start only after it is complete; NULL: at once. If it completed
 				with an error, the operation is not run and has that error. */
@@ -109,7 +118,9 @@ typedef struct moeep_buffer_config {
 	int32_t partial_dtype; /* rows that LL and expert-major combine send back: the call's dtype
 				  (default) or FP32 */
 	int32_t ll_combine_slots; /* 0 to 2 slots for moeep_ll_combine_slot(); default 0 */
-	int32_t num_sms;	  /* CUDA: most SMs of an operation; default by rank count */
+	int32_t num_sms;	  /* CUDA: most SMs (blocks) of an operation; default by operation
+				     and device. More than can run at once beside the other
+				     ranks of the device: MOEEP_ERR_UNSUPPORTED */
 	int64_t ht_chunk_bytes;	  /* host: rows are handed over in chunks of about this; default by
 				     measurement */
 	int32_t ht_chunks; /* host: chunks of the ring between two ranks; default 8, at least 2 */
@@ -124,7 +135,11 @@ typedef struct moeep_buffer_config {
  */
 MOEEP_API int moeep_expert_range(int num_experts, int num_ranks, int rank, int *first, int *count);
 
-/* Memory of a buffer on each rank, in bytes: exactly what creation will allocate. */
+/*
+ * Memory of a buffer on each rank, in bytes: exactly what creation will allocate. Of the device
+ * with the CUDA backend, whose windows have room for num_ranks x ht_max_tokens rows if modes has
+ * HT.
+ */
 typedef struct moeep_size_hint {
 	size_t size;
 	uint64_t window_bytes; /* shared memory in all: the sum of the next four */
@@ -132,13 +147,13 @@ typedef struct moeep_size_hint {
 	uint64_t ht_bytes;
 	uint64_t ll_bytes;
 	uint64_t slot_bytes;	/* combine slots */
-	uint64_t private_bytes; /* host memory of the buffer that is not shared */
+	uint64_t private_bytes; /* memory of the buffer that is not shared */
 	uint64_t handle_bytes;	/* of each handle with the default limits, not shared */
 } moeep_size_hint_t;
 
 /*
  * With a comm, for its rank and transports; rank and num_ranks are then ignored. With a NULL comm,
- * for the host backend with all ranks on one host.
+ * for all ranks on one host and the backend that MOEEP_BACKEND names, by default the host's.
  */
 MOEEP_API int moeep_buffer_size_hint(const moeep_comm_t *comm, int rank, int num_ranks,
 				     const moeep_buffer_config_t *config, moeep_size_hint_t *hint);
@@ -150,7 +165,9 @@ MOEEP_API int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_
 /*
  * Waits for this rank's operations in flight (bounded), then frees. Not collective: peers that are
  * still at work keep what they have mapped. MOEEP_ERR_STATE while handles of it exist. NULL is a
- * no-op.
+ * no-op. CUDA: replays of graphs are the caller's to wait for, and where ranks are threads, no
+ * other rank of the process has an operation in flight meanwhile; the same goes for
+ * moeep_comm_destroy() and moeep_mem_free().
  */
 MOEEP_API int moeep_buffer_destroy(moeep_buffer_t *buffer);
 
@@ -205,7 +222,7 @@ MOEEP_API int moeep_buffer_clean(moeep_buffer_t *buffer);
  * weights. Any number of combines and cached dispatches, and so the backward pass, read it. A new
  * dispatch on it forgets the old one. It belongs to the buffer and is used by the thread that uses
  * the buffer. Creation is local and allocates for the limits given; destruction waits for this
- * rank's operations in flight.
+ * rank's operations in flight, of which a replay of a CUDA graph is none.
  */
 typedef struct moeep_handle_config {
 	size_t size;
@@ -236,9 +253,9 @@ typedef enum moeep_row_layout {
 } moeep_row_layout_t;
 
 /*
- * The arrays are host memory of the handle, valid until its next dispatch or its end; they are
- * NULL, and num_recv is -1, while not known: after the SEND phase of LL. MOEEP_ERR_NOT_READY while
- * the dispatch is in flight. Never blocks.
+ * The arrays are host memory of the handle, valid until its next dispatch, or replay of one, or its
+ * end; they are NULL, and num_recv is -1, while not known: after the SEND phase of LL.
+ * MOEEP_ERR_NOT_READY while the dispatch is in flight. Never blocks.
  */
 typedef struct moeep_handle_info {
 	size_t size;

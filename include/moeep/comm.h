@@ -75,7 +75,7 @@ typedef enum moeep_backend {
 	MOEEP_BACKEND_AUTO =
 		0, /* CUDA where the build, the driver and every rank have it, else host */
 	MOEEP_BACKEND_HOST = 1, /* CPU memory, worked on by CPU threads */
-	MOEEP_BACKEND_CUDA = 2
+	MOEEP_BACKEND_CUDA = 2	/* GPU memory: device, managed or pinned, for every pointer */
 } moeep_backend_t;
 
 /* A log line without its newline. level: 1 error, 2 warning, 3 info, 4 debug. Any thread may call.
@@ -91,7 +91,8 @@ typedef struct moeep_comm_config {
 	const moeep_unique_id_t *id;
 	const moeep_bootstrap_t *bootstrap;
 	int32_t backend;	 /* moeep_backend_t; the same on all ranks */
-	int32_t device_plus_one; /* CUDA: device ordinal plus 1; default the current context's */
+	int32_t device_plus_one; /* CUDA: device ordinal plus 1; default the current context's, else
+				    the first */
 	uint32_t timeout_ms;	 /* limit of every wait for a peer; default 30000; MOEEP_TIMEOUT
 				    overrides */
 	uint32_t flags;		 /* none yet */
@@ -141,7 +142,7 @@ typedef struct moeep_error_report {
  */
 MOEEP_API int moeep_comm_async_error(const moeep_comm_t *comm, moeep_error_report_t *report);
 
-/* Return when every rank has called it. */
+/* Return when every rank has called it. Does not wait for operations in flight. */
 MOEEP_API int moeep_comm_barrier(moeep_comm_t *comm);
 
 typedef struct moeep_comm_info {
@@ -196,14 +197,16 @@ MOEEP_API int moeep_comm_query_peer(const moeep_comm_t *comm, int peer, moeep_pe
  * the buffer's window.
  *
  * moeep_mem_alloc() is collective; every rank asks for its own size and gets memory of the comm's
- * backend, zeroed, aligned to 4096 bytes, or NULL for 0 bytes. moeep_mem_free() takes the rank's
- * own pointer, once no operation of any rank uses it; it is local, in any order, and NULL is a
- * no-op.
+ * backend (CUDA: device memory), zeroed, aligned to 4096 bytes, or NULL for 0 bytes.
+ * moeep_mem_free() takes the rank's own pointer, once no operation of any rank uses it; it is
+ * local, in any order, and NULL is a no-op.
  *
  * moeep_mem_register() makes the caller's memory symmetric as well, where that can be done: between
- * ranks that are threads of one process any memory; else MOEEP_ERR_UNSUPPORTED on all ranks, with
- * the rank and the cause. Collective. moeep_mem_deregister() is local like moeep_mem_free() and
- * comes before freeing the memory.
+ * ranks that are threads of one process any memory (CUDA: any that CUDA knows); with the CUDA
+ * backend between processes memory of cudaMalloc() or cuMemAlloc(), not host memory, nor that of
+ * pools, cuMemCreate() or managed. Else MOEEP_ERR_UNSUPPORTED on all ranks, with the rank and the
+ * cause. Collective. moeep_mem_deregister() is local like moeep_mem_free() and comes before freeing
+ * the memory, on all ranks if it is shared between processes.
  *
  * flags: none yet, 0.
  */

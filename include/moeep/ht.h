@@ -52,7 +52,12 @@ MOEEP_API int moeep_layout(moeep_buffer_t *buffer, const moeep_layout_args_t *ar
  * whether x, weights and scales are given may not (MOEEP_ERR_MISMATCH on all ranks).
  * expert_alignment may differ.
  *
- * recv_x in symmetric memory is written by the peers in place; in ordinary memory this rank copies.
+ * recv_x in symmetric memory is written by the peers in place (CUDA: flat rows only); in ordinary
+ * memory this rank copies.
+ *
+ * A choice that is neither an expert nor -1 is MOEEP_ERR_INVALID before the operation begins. CUDA:
+ * on the device; the operation completes on all ranks without that choice, and has this result
+ * here.
  *
  * CACHED: the handle's num_tokens, topk, row_layout and expert_alignment hold; an argument that is
  * not zero and differs is MOEEP_ERR_INVALID. All outputs may be asked for; topk_weights, if given,
@@ -129,11 +134,12 @@ MOEEP_API int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
  * product rounded to FP32), and that partial sum is rounded to the buffer's partial_dtype, also
  * where the rank is the token's own.
  *
- * x in symmetric memory is read by the peers in place; the call completes when they have read it.
- * dtype, flags and, on ranks that have rows, whether topk_weights are given must be the same on all
- * ranks. MOEEP_COMBINE_WEIGHTED needs expert-major rows, and weights at the dispatch. A handle of
- * an LL dispatch is MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is computed;
- * that of combine is a cached dispatch.
+ * x in symmetric memory is read by the peers in place; the call completes when they have read it
+ * (CUDA: it is sent as from ordinary memory). CUDA: a NULL x on a rank that has rows fails the
+ * group. dtype, flags and, on ranks that have rows, whether topk_weights are given must be the same
+ * on all ranks. MOEEP_COMBINE_WEIGHTED needs expert-major rows, and weights at the dispatch. A
+ * handle of an LL dispatch is MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is
+ * computed; that of combine is a cached dispatch.
  */
 typedef struct moeep_combine_args {
 	size_t size;

@@ -50,6 +50,8 @@ typedef enum moeep_quant {
  * num_tokens may differ between ranks; dtype, quant, topk and whether weights are given may not
  * (MOEEP_ERR_MISMATCH, sticky).
  *
+ * A choice out of range: as in moeep/ht.h, at SEND.
+ *
  * More than C choices on one local expert: RECV completes with MOEEP_ERR_CAPACITY on this rank;
  * nothing past C is written, recv_count tells what was needed. All ranks still call combine, which
  * leaves the lost rows out and completes with MOEEP_ERR_CAPACITY on every rank that had sent a
@@ -94,7 +96,7 @@ MOEEP_API int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
  *
  * Several nodes do not change this order. SEND reads x, RECV writes out. x in ordinary memory is
  * free when SEND is complete; symmetric memory (the combine slots too) is read by the peers in
- * place and free when RECV is complete.
+ * place and free when RECV is complete. CUDA: x is free when SEND is complete, wherever it is.
  */
 /* Leave the weights out. The same on all ranks. */
 #define MOEEP_LL_COMBINE_UNWEIGHTED 1u
@@ -115,9 +117,10 @@ MOEEP_API int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 			       const moeep_ll_combine_args_t *args, const moeep_launch_t *launch);
 
 /*
- * Memory that combine reads in place, as if symmetric, for its x: slot `index` of the config's
- * ll_combine_slots, [L, ll_capacity, H] of the buffer's dtype. The address stays the same for the
- * buffer's life; use the slots in turn when two combines are in flight.
+ * Memory that combine reads in place, as if symmetric, for its x (CUDA: device memory, no faster
+ * than other): slot `index` of the config's ll_combine_slots, [L, ll_capacity, H] of the buffer's
+ * dtype. The address stays the same for the buffer's life; use the slots in turn when two combines
+ * are in flight.
  */
 MOEEP_API int moeep_ll_combine_slot(moeep_buffer_t *buffer, int index, void **slot, size_t *bytes);
 
