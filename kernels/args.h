@@ -67,7 +67,8 @@ enum moeep_dev_detail {
 	MOEEP_DEV_DETAIL_CHOICE = 1,   /* a token, b choice, c value */
 	MOEEP_DEV_DETAIL_ROWS = 2,     /* a rank, b needed, c capacity */
 	MOEEP_DEV_DETAIL_HANDLE = 3,   /* a rank, b tokens, c handle's limit */
-	MOEEP_DEV_DETAIL_EXPERT = 4,   /* b needed, c capacity */
+	MOEEP_DEV_DETAIL_EXPERT = 4,   /* a rows of an expert, b capacity */
+	MOEEP_DEV_DETAIL_RECORDS = 13, /* a tokens, b the handle's limit */
 	MOEEP_DEV_DETAIL_LOST = 5,     /* a rank */
 	MOEEP_DEV_DETAIL_FIELD = 6,    /* a field, b rank, c its value */
 	MOEEP_DEV_DETAIL_OVERFLOW = 7, /* the handle's dispatch did not fit */

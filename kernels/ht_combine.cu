@@ -396,6 +396,8 @@ DEV bool sum_token(const struct moeep_ht_combine_params &p, int64_t token, struc
 		if (!__all_sync(FULL, ok)) {
 			return false;
 		}
+		/* What each lane has acquired, all read. */
+		__syncwarp();
 		/* Ranks ascend, and so do the terms: term i at lane i % 32. */
 		for (unsigned m = __ballot_sync(FULL, position >= 0); m; m &= m - 1) {
 			add_term(&t, warp_pointer(mine, __ffs((int)m) - 1), 1.0f);

@@ -284,6 +284,8 @@ DEV bool copy_plain(const struct moeep_ht_move_params &p, const struct arrival &
 			ok = wait_rows(p, a, i + 1, &seen);
 		}
 		ok = __shfl_sync(FULL, ok, 0);
+		/* Lane 0 has acquired for all. */
+		__syncwarp();
 		if (ok && p.recv_x && a.base + i < p.capacity) {
 			warp_copy(p.recv_x + (uint64_t)(a.base + i) * p.row_bytes,
 				  rows + (uint64_t)(a.base + i) * p.row_bytes,
@@ -502,6 +504,7 @@ DEV bool records(const struct moeep_ht_move_params &p)
 				       &seen);
 		}
 		ok = __shfl_sync(FULL, ok, 0);
+		__syncwarp();
 		end = end < p.capacity ? end : p.capacity;
 		for (int64_t record = base + warp; ok && !p.expert_major && record < end;
 		     record += warps) {

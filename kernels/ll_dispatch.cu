@@ -636,7 +636,10 @@ DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 		block_publish(c, c.window.ll_received, flag_word(epoch, 0));
 		if (threadIdx.x == 0) {
 			c.state->ll_recv = epoch;
-			if (p.route->overflow) {
+			if (p.route->num_records > p.max_recv) {
+				finish_result(c, MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_RECORDS,
+					      p.route->num_records, p.max_recv, 0);
+			} else if (p.route->overflow) {
 				finish_result(c, MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_EXPERT,
 					      p.route->ll_most, p.capacity, 0);
 			} else {

@@ -188,6 +188,23 @@ struct announcement {
 	int32_t ordinal;
 };
 
+/*
+ * Memory of cudaMalloc() on another device of this process, which a thread rank may register, is only
+ * reached with this. Windows do not need it, so a failure shows when such memory is used.
+ */
+static void open_peer(struct moeep_cuda *cuda, CUdevice device)
+{
+	CUcontext peer = NULL;
+
+	if (cuda->cu->cuDevicePrimaryCtxRetain(&peer, device) == CUDA_SUCCESS) {
+		if (moeep_cuda_enter(cuda) == MOEEP_OK) {
+			(void)cuda->cu->cuCtxEnablePeerAccess(peer, 0);
+			moeep_cuda_leave(cuda);
+		}
+		(void)cuda->cu->cuDevicePrimaryCtxRelease(device);
+	}
+}
+
 int moeep_cuda_join(struct moeep_comm *comm)
 {
 	struct moeep_cuda *cuda = comm->cuda;
@@ -230,6 +247,8 @@ int moeep_cuda_join(struct moeep_comm *comm)
 						"device %d (%s) cannot reach the memory of device "
 						"%d, which rank %d uses",
 						cuda->context->device, cuda->context->name, peer, rank);
+			} else if (comm->peers[rank].transport == MOEEP_TRANSPORT_PROCESS) {
+				open_peer(cuda, device);
 			}
 		}
 	}

@@ -28,8 +28,14 @@ static int begin(struct moeep_cuda_call *call)
 	}
 	call->context.status = launch->status;
 	if (launch->done_event) {
+		CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+
 		call->context.result = launch->done_event->cuda->result;
-		return moeep_event_begin(launch->done_event);
+		/* While a stream is captured its events cannot be asked. */
+		(void)cu->cuStreamIsCapturing(call->stream, &status);
+		return status == CU_STREAM_CAPTURE_STATUS_NONE
+			       ? moeep_event_begin(launch->done_event)
+			       : MOEEP_OK;
 	}
 	call->context.result = call->buffer->cuda->result;
 	return MOEEP_OK;

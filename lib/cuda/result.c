@@ -38,6 +38,9 @@ static int with_detail(const struct moeep_comm *comm, int code, int detail, long
 		return moeep_fail(code,
 				  "an expert of rank %d receives %lld rows; capacity is %lld",
 				  comm->rank, a, b);
+	case MOEEP_DEV_DETAIL_RECORDS:
+		return moeep_fail(code, "rank %d receives %lld tokens; its handle holds %lld",
+				  comm->rank, a, b);
 	case MOEEP_DEV_DETAIL_LOST:
 		return moeep_fail(code,
 				  "rows of this rank's tokens did not fit at rank %lld in the "

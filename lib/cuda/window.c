@@ -310,6 +310,9 @@ int moeep_cuda_region_set(struct moeep_comm *comm, uint32_t id, char *const *bas
 				  "there: at most %u can be alive",
 				  id, cuda->region_ids[slot], cuda->region_slots - 1);
 	}
+	if (!bases && cuda->region_ids[slot] != id) {
+		return MOEEP_OK;
+	}
 	rc = moeep_cuda_enter(cuda);
 	if (rc != MOEEP_OK) {
 		return rc;
