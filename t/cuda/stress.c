@@ -73,7 +73,7 @@ int main(int argc, char **argv)
 		s.hidden = atoi(argv[3]);
 		s.load = argc > 4 && strcmp(argv[4], "load") == 0;
 		if (s.num_ranks < 1 || s.num_ranks > STRESS_RANKS || s.max_tokens < 1 ||
-		    s.max_tokens > STRESS_TOKENS || s.hidden < 8 || s.hidden > 2048) {
+		    s.max_tokens > STRESS_TOKENS || s.hidden < 8 || s.hidden > STRESS_HIDDEN) {
 			tap_bail("%d ranks, %d tokens, hidden %d; at most %d, %d, 2048",
 				 s.num_ranks, s.max_tokens, s.hidden, STRESS_RANKS, STRESS_TOKENS);
 		}

@@ -23,8 +23,10 @@
 #define STRESS_EXPERTS 2 /* of each rank */
 #define STRESS_TOPK    4
 #define STRESS_TOKENS  96
-/* Offsets of a round are below it. */
+#define STRESS_HIDDEN  2048
+/* Offsets of a round are below it, by at least a pass. */
 #define STRESS_SHIFTS 64
+#define STRESS_PASSES 2
 #define STRESS_LANES  2
 
 /* One run of all ranks. */
@@ -40,7 +42,7 @@ struct stress {
 	uint16_t *answers[STRESS_RANKS]; /* what experts answer: [rows of LL + shifts, hidden] */
 	uint8_t *numbers[STRESS_RANKS];	 /* the same as numbers */
 	int64_t *choices[STRESS_RANKS];	 /* [(max_tokens + shifts) * topk] */
-	float *weights[STRESS_RANKS];
+	float *weights[STRESS_RANKS];	 /* [(max_tokens * num_ranks + shifts) * topk] */
 };
 
 void stress_pools_make(struct stress *s);
@@ -62,6 +64,7 @@ enum stress_kind {
 struct stress_draw {
 	enum stress_kind kind;
 	int topk;
+	bool values; /* HT: combine brings back a value of each choice */
 	int tokens[STRESS_RANKS];
 	int x_at[STRESS_RANKS]; /* offsets into the pools */
 	int choice_at[STRESS_RANKS];
@@ -83,6 +86,7 @@ struct stress_term {
 	int token; /* of this rank */
 	int rank;  /* who answers */
 	int row;   /* of that rank's answers */
+	int k;
 	int weight;
 };
 
@@ -90,6 +94,7 @@ struct stress_plan {
 	int num_rows;
 	int num_terms;
 	int expert_rows[STRESS_EXPERTS];
+	int owner[STRESS_TOKENS][STRESS_TOPK]; /* of this rank's choices; -1: none */
 	struct stress_row rows[STRESS_RANKS * STRESS_TOKENS * STRESS_TOPK];
 	struct stress_term terms[STRESS_TOKENS * STRESS_TOPK];
 };
@@ -97,13 +102,17 @@ struct stress_plan {
 void stress_plan_make(const struct stress *s, const struct stress_draw *d, int rank,
 		      struct stress_plan *plan);
 
-/* Where a rank's inputs of a draw are. */
+/* Where a rank's inputs of a draw are. A handle is combined up to twice: pass 0 and 1. */
 const uint16_t *stress_x(const struct stress *s, const struct stress_draw *d, int rank, int token);
-const uint16_t *stress_answers(const struct stress *s, const struct stress_draw *d, int rank);
-/* The row that a rank is to get back for a token, given its terms from *at on, which it steps over.
+const uint16_t *stress_answers(const struct stress *s, const struct stress_draw *d, int rank,
+			       int pass);
+const float *stress_values(const struct stress *s, const struct stress_draw *d, int rank);
+/*
+ * What a rank is to get back for a token, given its terms from *at on, which it steps over: the
+ * row, and a value of each choice.
  */
 void stress_sum(const struct stress *s, const struct stress_draw *d, const struct stress_plan *plan,
-		int token, int *at, uint16_t *row);
+		int token, int pass, int *at, uint16_t *row, float *values);
 
 /* stress_rank.c: the body of a rank. */
 int stress_body(int rank, moeep_comm_t *comm, void *stress);

@@ -28,6 +28,11 @@ static int64_t answer_rows(const struct stress *s)
 	return (int64_t)STRESS_EXPERTS * stress_capacity(s) + STRESS_SHIFTS;
 }
 
+static int64_t weight_count(const struct stress *s)
+{
+	return (int64_t)(s->max_tokens * s->num_ranks + STRESS_SHIFTS) * STRESS_TOPK;
+}
+
 static void fill_rows(const struct stress *s, uint16_t *rows, uint8_t *numbers, int64_t count,
 		      uint64_t seed)
 {
@@ -47,6 +52,9 @@ static void fill_choices(const struct stress *s, int rank)
 	int64_t experts = (int64_t)STRESS_EXPERTS * s->num_ranks;
 	int64_t count = (int64_t)(s->max_tokens + STRESS_SHIFTS) * STRESS_TOPK;
 
+	for (int64_t i = 0; i < weight_count(s); i++) {
+		s->weights[rank][i] = (float)weight_of(s, rank, i);
+	}
 	for (int64_t i = 0; i < count; i++) {
 		int64_t stretch = i / (16 * STRESS_TOPK);
 		uint64_t hash = util_hash(s->seed, (uint64_t)rank + 100, (uint64_t)i);
@@ -60,7 +68,6 @@ static void fill_choices(const struct stress *s, int rank)
 			id = hot;
 		}
 		s->choices[rank][i] = id;
-		s->weights[rank][i] = (float)weight_of(s, rank, i);
 	}
 }
 
@@ -76,7 +83,7 @@ void stress_pools_make(struct stress *s)
 		s->answers[rank] = util_alloc(answers * row_bytes);
 		s->numbers[rank] = util_alloc(answers * (size_t)s->hidden);
 		s->choices[rank] = util_alloc(tokens * STRESS_TOPK * sizeof(int64_t));
-		s->weights[rank] = util_alloc(tokens * STRESS_TOPK * sizeof(float));
+		s->weights[rank] = util_alloc((size_t)weight_count(s) * sizeof(float));
 		fill_rows(s, s->x[rank], NULL, (int64_t)tokens, 300 + (uint64_t)rank);
 		fill_rows(s, s->answers[rank], s->numbers[rank], (int64_t)answers,
 			  400 + (uint64_t)rank);
@@ -105,6 +112,7 @@ void stress_draw_make(const struct stress *s, enum stress_kind kind, int lane, i
 
 	*d = (struct stress_draw){.kind = kind};
 	d->topk = (int)rng_range(&rng, 1, STRESS_TOPK);
+	d->values = kind != STRESS_LL && rng_chance(&rng, 50);
 	for (int rank = 0; rank < s->num_ranks; rank++) {
 		d->tokens[rank] = (int)rng_range(&rng, 0, s->max_tokens);
 		if (shape == 0) {
@@ -118,7 +126,7 @@ void stress_draw_make(const struct stress *s, enum stress_kind kind, int lane, i
 		d->x_at[rank] = (int)rng_range(&rng, 0, STRESS_SHIFTS - 1);
 		/* Whole tokens of the widest top-k: stretches begin there. */
 		d->choice_at[rank] = (int)rng_range(&rng, 0, STRESS_SHIFTS - 1) * STRESS_TOPK;
-		d->answer_at[rank] = (int)rng_range(&rng, 0, STRESS_SHIFTS - 1);
+		d->answer_at[rank] = (int)rng_range(&rng, 0, STRESS_SHIFTS - STRESS_PASSES);
 	}
 }
 
@@ -127,9 +135,15 @@ const uint16_t *stress_x(const struct stress *s, const struct stress_draw *d, in
 	return s->x[rank] + (int64_t)(d->x_at[rank] + token) * s->hidden;
 }
 
-const uint16_t *stress_answers(const struct stress *s, const struct stress_draw *d, int rank)
+const uint16_t *stress_answers(const struct stress *s, const struct stress_draw *d, int rank,
+			       int pass)
 {
-	return s->answers[rank] + (int64_t)d->answer_at[rank] * s->hidden;
+	return s->answers[rank] + (int64_t)(d->answer_at[rank] + pass) * s->hidden;
+}
+
+const float *stress_values(const struct stress *s, const struct stress_draw *d, int rank)
+{
+	return s->weights[rank] + d->answer_at[rank] * STRESS_TOPK;
 }
 
 static int64_t choice_index(const struct stress_draw *d, int src, int token, int k)
@@ -179,7 +193,7 @@ static void note(const struct stress *s, const struct stress_draw *d, struct str
 	}
 	if (src == me) {
 		plan->terms[plan->num_terms++] = (struct stress_term){
-			.token = token, .rank = owner, .row = row, .weight = weight};
+			.token = token, .rank = owner, .row = row, .k = k, .weight = weight};
 	}
 }
 
@@ -192,6 +206,9 @@ static void plan_token(const struct stress *s, const struct stress_draw *d,
 		int id = choice(s, d, src, token, k);
 		int owner = id / STRESS_EXPERTS;
 
+		if (src == me) {
+			plan->owner[token][k] = id < 0 ? -1 : owner;
+		}
 		if (id < 0 || (d->kind == STRESS_FLAT && ranks >> owner & 1u)) {
 			continue;
 		}
@@ -227,19 +244,36 @@ void stress_plan_make(const struct stress *s, const struct stress_draw *d, int r
 	}
 }
 
-void stress_sum(const struct stress *s, const struct stress_draw *d, const struct stress_plan *plan,
-		int token, int *at, uint16_t *row)
+/* The value that a rank gave for a choice: flat, with the token's row; else with the choice's. */
+static float value_of(const struct stress *s, const struct stress_draw *d,
+		      const struct stress_term *term, int k)
 {
-	int sum[2048] = {0};
+	const float *values = stress_values(s, d, term->rank);
 
+	return d->kind == STRESS_FLAT ? values[term->row * d->topk + k] : values[term->row];
+}
+
+void stress_sum(const struct stress *s, const struct stress_draw *d, const struct stress_plan *plan,
+		int token, int pass, int *at, uint16_t *row, float *values)
+{
+	int sum[STRESS_HIDDEN] = {0};
+
+	memset(values, 0, sizeof(*values) * (size_t)d->topk);
 	for (; *at < plan->num_terms && plan->terms[*at].token == token; ++*at) {
 		const struct stress_term *term = &plan->terms[*at];
 		const uint8_t *numbers =
 			s->numbers[term->rank] +
-			(int64_t)(d->answer_at[term->rank] + term->row) * s->hidden;
+			(int64_t)(d->answer_at[term->rank] + pass + term->row) * s->hidden;
 
 		for (int h = 0; h < s->hidden; h++) {
 			sum[h] += term->weight * numbers[h];
+		}
+		/* Flat, the term stands for all choices of its rank. */
+		for (int k = 0; k < d->topk; k++) {
+			if (k == term->k ||
+			    (d->kind == STRESS_FLAT && plan->owner[token][k] == term->rank)) {
+				values[k] = value_of(s, d, term, k);
+			}
 		}
 	}
 	for (int h = 0; h < s->hidden; h++) {

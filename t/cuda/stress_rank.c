@@ -16,7 +16,7 @@
 /* HT, and two of LL that may be between SEND and RECV at once. */
 #define UNITS 3
 /* Most calls of a lane in a round. */
-#define CALLS	 10
+#define CALLS	 14
 #define UNSET	 4711
 #define MOST_SMS 16
 
@@ -26,13 +26,15 @@ struct unit {
 	struct stress_plan *plan;
 	moeep_handle_t *handle;
 	uint16_t *recv; /* rows, one more than can come */
-	uint16_t *out;
+	uint16_t *out[STRESS_PASSES];
+	float *out_values[STRESS_PASSES];
 	float *recv_weights;
 	int32_t *src_token;
 	int32_t *src_rank;
 	int32_t *count;
 	int64_t *num_recv;
 	bool direct; /* into the lane's symmetric block */
+	int passes;  /* combines that this round has for it */
 };
 
 enum call { DISPATCH, COMBINE };
@@ -41,6 +43,7 @@ struct step {
 	int unit;
 	enum call call;
 	int phase;
+	int pass;
 };
 
 struct lane {
@@ -98,7 +101,11 @@ static int unit_open(const struct stress *s, struct unit *u, int index, moeep_bu
 
 	u->plan = util_alloc(sizeof(*u->plan));
 	u->recv = util_alloc(rows * row_bytes(s));
-	u->out = util_alloc((size_t)(s->max_tokens + 1) * row_bytes(s));
+	for (int pass = 0; pass < STRESS_PASSES; pass++) {
+		u->out[pass] = util_alloc((size_t)(s->max_tokens + 1) * row_bytes(s));
+		u->out_values[pass] =
+			util_alloc((size_t)s->max_tokens * STRESS_TOPK * sizeof(float));
+	}
 	u->recv_weights = util_alloc(rows * sizeof(float));
 	u->src_token = util_alloc(rows * sizeof(int32_t));
 	u->src_rank = util_alloc(rows * sizeof(int32_t));
@@ -113,7 +120,10 @@ static void unit_close(struct unit *u)
 	rank_ok(moeep_handle_destroy(u->handle));
 	util_free(u->plan);
 	util_free(u->recv);
-	util_free(u->out);
+	for (int pass = 0; pass < STRESS_PASSES; pass++) {
+		util_free(u->out[pass]);
+		util_free(u->out_values[pass]);
+	}
 	util_free(u->recv_weights);
 	util_free(u->src_token);
 	util_free(u->src_rank);
@@ -168,60 +178,83 @@ static int lane_close(struct run *r, struct lane *lane)
 	return 0;
 }
 
-static void add(struct lane *lane, int unit, enum call call, int phase)
+static void add(struct lane *lane, int unit, enum call call, int phase, int pass)
 {
-	lane->steps[lane->num_steps++] = (struct step){unit, call, phase};
+	lane->steps[lane->num_steps++] = (struct step){unit, call, phase, pass};
+	if (call == COMBINE) {
+		lane->units[unit].passes = pass + 1;
+	}
 }
 
 /* Both phases, in one call or in two as each rank likes it. */
 static void add_both(struct run *r, struct lane *lane, enum call call)
 {
 	if (rng_chance(&r->rng, 50)) {
-		add(lane, 1, call, MOEEP_PHASE_BOTH);
+		add(lane, 1, call, MOEEP_PHASE_BOTH, 0);
 	} else {
-		add(lane, 1, call, MOEEP_PHASE_SEND);
-		add(lane, 1, call, MOEEP_PHASE_RECV);
+		add(lane, 1, call, MOEEP_PHASE_SEND, 0);
+		add(lane, 1, call, MOEEP_PHASE_RECV, 0);
 	}
 }
 
-static void add_high(struct lane *lane)
+/* Two in flight: a third needs the credit of the first. */
+static void add_pair(struct lane *lane, enum call call, int pass)
 {
-	add(lane, 0, DISPATCH, 0);
-	add(lane, 0, COMBINE, 0);
+	for (int i = 0; i < 4; i++) {
+		add(lane, 1 + i % 2, call, i < 2 ? MOEEP_PHASE_SEND : MOEEP_PHASE_RECV, pass);
+	}
 }
 
-/* The round's calls, in an order that is the same on all ranks. */
+static void add_high(struct lane *lane, int passes)
+{
+	add(lane, 0, DISPATCH, 0, 0);
+	for (int pass = 0; pass < passes; pass++) {
+		add(lane, 0, COMBINE, 0, pass);
+	}
+}
+
+/*
+ * The round's calls, in an order that is the same on all ranks. A combine waits for what the next
+ * dispatch would wait for, and the other way round: some rounds have one kind only, or one twice.
+ */
 static void choose_steps(struct run *r, struct lane *lane, int index)
 {
 	uint64_t hash = util_hash(r->s->seed, (uint64_t)r->round, 1000 + (uint64_t)index);
 
 	lane->num_steps = 0;
-	switch (hash % 4) {
+	for (int i = 0; i < UNITS; i++) {
+		lane->units[i].passes = 0;
+	}
+	switch (hash % 6) {
 	case 0:
-		add_high(lane);
+		add_high(lane, 1);
 		add_both(r, lane, DISPATCH);
 		add_both(r, lane, COMBINE);
 		break;
 	case 1:
 		/* Work between the phases. */
-		add(lane, 1, DISPATCH, MOEEP_PHASE_SEND);
-		add(lane, 0, DISPATCH, 0);
-		add(lane, 1, DISPATCH, MOEEP_PHASE_RECV);
-		add(lane, 1, COMBINE, MOEEP_PHASE_SEND);
-		add(lane, 0, COMBINE, 0);
-		add(lane, 1, COMBINE, MOEEP_PHASE_RECV);
+		add(lane, 1, DISPATCH, MOEEP_PHASE_SEND, 0);
+		add(lane, 0, DISPATCH, 0, 0);
+		add(lane, 1, DISPATCH, MOEEP_PHASE_RECV, 0);
+		add(lane, 1, COMBINE, MOEEP_PHASE_SEND, 0);
+		add(lane, 0, COMBINE, 0, 0);
+		add(lane, 1, COMBINE, MOEEP_PHASE_RECV, 0);
+		break;
+	case 2:
+		add_pair(lane, DISPATCH, 0);
+		add_pair(lane, COMBINE, 0);
+		add_high(lane, 1);
+		break;
+	case 3:
+		add_pair(lane, DISPATCH, 0);
+		add_pair(lane, COMBINE, 0);
+		add_pair(lane, COMBINE, 1);
+		break;
+	case 4:
+		add_pair(lane, DISPATCH, 0);
 		break;
 	default:
-		/* Two at a time: these need the credits. */
-		for (int call = DISPATCH; call <= COMBINE; call++) {
-			for (int i = 0; i < 4; i++) {
-				add(lane, 1 + i % 2, (enum call)call,
-				    i < 2 ? MOEEP_PHASE_SEND : MOEEP_PHASE_RECV);
-			}
-		}
-		if (hash % 4 == 2) {
-			add_high(lane);
-		}
+		add_high(lane, (int)(hash >> 32) % (STRESS_PASSES + 1));
 	}
 }
 
@@ -260,7 +293,13 @@ static int poison(struct run *r, struct lane *lane, struct unit *u)
 	if (u->draw.kind != STRESS_LL) {
 		memset(rows + (int64_t)plan->num_rows * r->s->hidden, 0xff, row_bytes(r->s));
 	}
-	memset(u->out, 0xff, (size_t)(u->draw.tokens[r->rank] + 1) * row_bytes(r->s));
+	for (int pass = 0; pass < u->passes; pass++) {
+		size_t tokens = (size_t)u->draw.tokens[r->rank];
+
+		memset(u->out[pass], 0xff, (tokens + 1) * row_bytes(r->s));
+		memset(u->out_values[pass], 0xff,
+		       tokens * (size_t)u->draw.topk * sizeof(*u->out_values[pass]));
+	}
 	for (int e = 0; e < STRESS_EXPERTS; e++) {
 		u->count[e] = -7;
 	}
@@ -289,7 +328,7 @@ static int prepare(struct run *r, struct lane *lane, int index)
 	return 0;
 }
 
-static int ht_call(struct run *r, struct lane *lane, struct unit *u, enum call call,
+static int ht_call(struct run *r, struct lane *lane, struct unit *u, const struct step *step,
 		   const moeep_launch_t *launch)
 {
 	const struct stress *s = r->s;
@@ -313,12 +352,14 @@ static int ht_call(struct run *r, struct lane *lane, struct unit *u, enum call c
 	moeep_combine_args_t combine = {
 		.size = sizeof(combine),
 		.flags = expert ? MOEEP_COMBINE_WEIGHTED : 0,
-		.x = stress_answers(s, d, r->rank),
-		.out = u->out,
+		.x = stress_answers(s, d, r->rank, step->pass),
+		.topk_weights = d->values ? stress_values(s, d, r->rank) : NULL,
+		.out = u->out[step->pass],
+		.out_topk_weights = d->values ? u->out_values[step->pass] : NULL,
 	};
 
-	return call == DISPATCH ? moeep_dispatch(lane->buffer, u->handle, &dispatch, launch)
-				: moeep_combine(lane->buffer, u->handle, &combine, launch);
+	return step->call == DISPATCH ? moeep_dispatch(lane->buffer, u->handle, &dispatch, launch)
+				      : moeep_combine(lane->buffer, u->handle, &combine, launch);
 }
 
 static int ll_call(struct run *r, struct lane *lane, struct unit *u, const struct step *step,
@@ -342,8 +383,8 @@ static int ll_call(struct run *r, struct lane *lane, struct unit *u, const struc
 	moeep_ll_combine_args_t combine = {
 		.size = sizeof(combine),
 		.phase = step->phase,
-		.x = stress_answers(s, d, r->rank),
-		.out = u->out,
+		.x = stress_answers(s, d, r->rank, step->pass),
+		.out = u->out[step->pass],
 	};
 
 	return step->call == DISPATCH
@@ -378,7 +419,7 @@ static int start(struct run *r, struct lane *lane, int index)
 
 	RANK_DO(delay(r, lane));
 	lane->status[index] = UNSET;
-	RANK_TRY(step->unit == 0 ? ht_call(r, lane, u, step->call, &launch)
+	RANK_TRY(step->unit == 0 ? ht_call(r, lane, u, step, &launch)
 				 : ll_call(r, lane, u, step, &launch));
 	return 0;
 }
@@ -445,17 +486,29 @@ static int check_dispatch(const struct run *r, struct lane *lane, struct unit *u
 	return 0;
 }
 
-static int check_combine(const struct run *r, const struct unit *u)
+static int check_combine(const struct run *r, const struct unit *u, int pass)
 {
-	int tokens = u->draw.tokens[r->rank], at = 0;
-	uint16_t want[2048];
+	const struct stress_draw *d = &u->draw;
+	int tokens = d->tokens[r->rank], at = 0;
+	uint16_t want[STRESS_HIDDEN];
+	float values[STRESS_TOPK];
 
 	for (int token = 0; token < tokens; token++) {
-		stress_sum(r->s, &u->draw, u->plan, token, &at, want);
-		RANK_DO(check_row(r, u, u->out + (int64_t)token * r->s->hidden, want, "combine",
-				  token));
+		stress_sum(r->s, d, u->plan, token, pass, &at, want, values);
+		RANK_DO(check_row(r, u, u->out[pass] + (int64_t)token * r->s->hidden, want,
+				  "combine", token));
+		for (int k = 0; d->values && k < d->topk; k++) {
+			float got = u->out_values[pass][token * d->topk + k];
+
+			if (!rank_check(got == values[k],
+					"round %d: the value of choice %d of token %d is %g, not "
+					"%g",
+					r->round, k, token, (double)got, (double)values[k])) {
+				return -1;
+			}
+		}
 	}
-	if (!rank_check(u->out[(int64_t)tokens * r->s->hidden] == 0xffff,
+	if (!rank_check(u->out[pass][(int64_t)tokens * r->s->hidden] == 0xffff,
 			"round %d: the row behind the last sum was written", r->round)) {
 		return -1;
 	}
@@ -480,7 +533,9 @@ static int check(struct run *r, struct lane *lane)
 				RANK_DO(op_block_pull(&lane->block));
 			}
 			RANK_DO(check_dispatch(r, lane, u));
-			RANK_DO(check_combine(r, u));
+			for (int pass = 0; pass < u->passes; pass++) {
+				RANK_DO(check_combine(r, u, pass));
+			}
 		}
 	}
 	return 0;
