@@ -54,6 +54,16 @@ DEV void store_release(uint64_t *word, uint64_t value)
 	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
+/*
+ * For flags of rows that the copy engine has written: its writes are complete, so there is nothing for
+ * a release to wait for, and what it would wait for are the copies that are under way. HACKING.md,
+ * "Rows by the copy engine".
+ */
+DEV void store_landed(uint64_t *word, uint64_t value)
+{
+	asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
 DEV uint64_t clock_ns()
 {
 	uint64_t ns;
@@ -186,6 +196,24 @@ DEV bool block_wait_all(const struct moeep_dev_context &c, uint64_t array, uint6
 }
 
 /*
+ * One thread takes a ticket; true for the last of `total`. Release and acquire between the blocks of this
+ * GPU: what they wrote elsewhere is covered by the store_release() that follows, as order passes on.
+ */
+DEV bool arrive(uint32_t *ticket, uint32_t total)
+{
+	uint32_t before;
+
+	asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+		     : "=r"(before)
+		     : "l"(ticket)
+		     : "memory");
+	if (before == total - 1) {
+		*(volatile uint32_t *)ticket = 0; /* for the next kernel */
+	}
+	return before == total - 1;
+}
+
+/*
  * True in all threads of the block that arrives last of `total`. What the other blocks wrote
  * before they arrived is seen after.
  */
@@ -195,12 +223,7 @@ DEV bool last_block(uint32_t *ticket, uint32_t total)
 
 	__syncthreads();
 	if (threadIdx.x == 0) {
-		__threadfence_system();
-		last = atomicAdd(ticket, 1u) == total - 1;
-		if (last) {
-			atomicExch(ticket, 0u);
-			__threadfence_system();
-		}
+		last = arrive(ticket, total);
 	}
 	__syncthreads();
 	return last;
@@ -314,16 +337,18 @@ DEV int expert_rank(const struct moeep_dev_context &c, int expert)
 	return (int)(e < large ? e / (base + 1u) : more + (e - large) / base);
 }
 
-/* A choice as the caller gave it: the expert, -1, or -1 with *bad set. */
-DEV int read_choice(const struct moeep_dev_context &c, const void *topk_idx, int dtype, int64_t at,
-		    int64_t *value, bool *bad)
+/* A choice as the caller gave it. */
+DEV int64_t raw_choice(const void *topk_idx, int dtype, int64_t at)
 {
-	int64_t id = dtype == MOEEP_INT32 ? ((const int32_t *)topk_idx)[at]
-					  : ((const int64_t *)topk_idx)[at];
+	return dtype == MOEEP_INT32 ? ((const int32_t *)topk_idx)[at]
+				    : ((const int64_t *)topk_idx)[at];
+}
 
+/* The expert or -1; one that does not exist is left out and noted. */
+DEV int check_choice(const struct moeep_dev_context &c, int64_t id, int64_t token, int k)
+{
 	if (id < -1 || id >= c.num_experts) {
-		*value = id;
-		*bad = true;
+		note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_CHOICE, token, k, id);
 		return -1;
 	}
 	return (int)id;

@@ -14,13 +14,6 @@
 /* Rows of a source between two reports of progress. */
 #define REPORT 2
 
-DEV void report(const struct moeep_ht_combine_params &p, int source, int channel, int64_t count)
-{
-	/* Pairs with the wait for rows in sum_token() of the source. */
-	store_release(progress_at(p.c, source, p.c.rank, channel),
-		      flag_word(p.plan->epoch, (uint64_t)count));
-}
-
 /* What a channel of this rank has for a source. */
 struct span {
 	int first; /* of the source's records */
@@ -94,15 +87,26 @@ DEV void next_row(struct order *o)
 	}
 }
 
-/* Lanes report how many rows of each source are done after `rounds` of them. */
-DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int rounds, int before)
+/*
+ * Lanes report how many rows of each source are done after `rounds` of them. Pairs with the wait for
+ * rows in find_row() of the source. landed: the copy engine wrote them, and has finished.
+ */
+DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int rounds, int before,
+		       bool landed)
 {
 	for (int source = LANE; source < p.c.num_ranks; source += 32) {
 		int count = span_of(p, source, channel).count;
 		int done = rounds < count ? rounds : count;
+		uint64_t *progress = progress_at(p.c, source, p.c.rank, channel);
+		uint64_t word = flag_word(p.plan->epoch, (uint64_t)done);
 
-		if (done > before && p.plan->dst[source]) {
-			report(p, source, channel, done);
+		if (done <= before || !p.plan->dst[source]) {
+			continue;
+		}
+		if (landed) {
+			store_landed(progress, word);
+		} else {
+			store_release(progress, word);
 		}
 	}
 }
@@ -179,7 +183,7 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const s
 				ring_wait_written<2>();
 			}
 			__syncwarp();
-			report_rounds(p, channel, store.turn - 2, reported);
+			report_rounds(p, channel, store.turn - 2, reported, true);
 			reported = store.turn - 2;
 		}
 	}
@@ -187,7 +191,7 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const s
 		ring_wait_written<0>();
 	}
 	__syncwarp();
-	report_rounds(p, channel, INT32_MAX, reported);
+	report_rounds(p, channel, INT32_MAX, reported, true);
 }
 #endif
 
@@ -236,12 +240,12 @@ DEV void send_plain(const struct moeep_ht_combine_params &p, int channel)
 		next_row(&o);
 		__syncwarp();
 		if (o.i == 0 && o.turn >= reported + REPORT) {
-			report_rounds(p, channel, o.turn, reported);
+			report_rounds(p, channel, o.turn, reported, false);
 			reported = o.turn;
 		}
 	}
 	__syncwarp();
-	report_rounds(p, channel, INT32_MAX, reported);
+	report_rounds(p, channel, INT32_MAX, reported, false);
 }
 
 /* Values of choices go back with their records; a warp for each. */
@@ -281,12 +285,7 @@ DEV void send_records(const struct moeep_ht_combine_params &p)
 	}
 	records_sync(RECORD_THREADS);
 	if ((int)threadIdx.x == 32 * MOVERS) {
-		uint32_t *ticket = &c.state->ticket[MOEEP_DEV_TICKET_RECORDS];
-
-		__threadfence_system();
-		if (atomicAdd(ticket, 1u) == (uint32_t)p.senders - 1) {
-			atomicExch(ticket, 0u);
-			__threadfence_system();
+		if (arrive(&c.state->ticket[MOEEP_DEV_TICKET_RECORDS], (uint32_t)p.senders)) {
 			for (int rank = 0; rank < c.num_ranks; rank++) {
 				/* Pairs with the wait for records in take_values() of each rank. */
 				store_release(flag_at(c, rank, c.window.ht_record_flag, c.rank),

@@ -53,18 +53,29 @@ DEV void read_token(const struct route &r, int64_t token, int *hist)
 	const struct moeep_ht_route_params &p = r.p;
 	int topk = p.entry.topk;
 
-	for (int k = 0; k < topk; k++) {
-		int64_t at = token * topk + k;
-		int64_t value = 0;
-		bool bad = false;
-		int id = read_choice(p.c, p.topk_idx, p.topk_dtype, at, &value, &bad);
+	for (int first = 0; first < topk; first += 8) {
+		int64_t value[8];
+		int id[8];
 
-		if (bad) {
-			note_bad(p.c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_CHOICE, token, k, value);
+		/* All loads before the stores, which the compiler cannot tell apart from them. */
+#pragma unroll
+		for (int i = 0; i < 8; i++) {
+			value[i] = first + i < topk ? raw_choice(p.topk_idx, p.topk_dtype,
+								 token * topk + first + i)
+						    : -1;
 		}
-		p.route->topk_idx[at] = id;
-		if (id >= 0) {
-			atomicAdd(hist ? &hist[id] : &p.scratch.expert_count[id], 1);
+#pragma unroll
+		for (int i = 0; i < 8; i++) {
+			id[i] = check_choice(p.c, value[i], token, first + i);
+		}
+#pragma unroll
+		for (int i = 0; i < 8; i++) {
+			if (first + i < topk) {
+				p.route->topk_idx[token * topk + first + i] = id[i];
+			}
+			if (id[i] >= 0) {
+				atomicAdd(hist ? &hist[id[i]] : &p.scratch.expert_count[id[i]], 1);
+			}
 		}
 	}
 }

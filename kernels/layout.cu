@@ -26,16 +26,13 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 
 		for (int half = 0; half < 2; half++) {
 			int k = half * 32 + LANE;
-			int64_t value = 0;
-			bool bad = false;
-			int id = k < p.topk ? read_choice(c, p.topk_idx, p.topk_dtype,
-							  token * p.topk + k, &value, &bad)
-					    : -1;
+			int id = k < p.topk
+					 ? check_choice(c,
+							raw_choice(p.topk_idx, p.topk_dtype,
+								   token * p.topk + k),
+							token, k)
+					 : -1;
 
-			if (bad) {
-				note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_CHOICE, token, k,
-					 value);
-			}
 			rank[half] = id < 0 ? -1 : expert_rank(c, id);
 			if (id >= 0 && p.tokens_per_expert) {
 				atomicAdd(&p.tokens_per_expert[id], 1);

@@ -198,16 +198,12 @@ DEV void send_token(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 
 	for (int half = 0; half < 2; half++) {
 		int k = half * 32 + LANE;
-		int64_t value = 0;
-		bool bad = false;
 
 		id[half] = -1;
 		if (k < p.topk) {
-			id[half] = read_choice(c, p.topk_idx, p.topk_dtype, token * p.topk + k,
-					       &value, &bad);
-		}
-		if (bad) {
-			note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_CHOICE, token, k, value);
+			id[half] = check_choice(
+				c, raw_choice(p.topk_idx, p.topk_dtype, token * p.topk + k), token,
+				k);
 		}
 		rank[half] = id[half] < 0 ? -1 : expert_rank(c, id[half]);
 	}
@@ -256,11 +252,12 @@ DEV void count_sent(const struct moeep_ll_dispatch_params &p)
 
 		for (int half = 0; half < 2; half++) {
 			int k = half * 32 + LANE;
-			int64_t value;
-			bool bad;
-			int id = k < p.topk ? read_choice(c, p.topk_idx, p.topk_dtype,
-							  token * p.topk + k, &value, &bad)
-					    : -1;
+			int id = k < p.topk
+					 ? check_choice(c,
+							raw_choice(p.topk_idx, p.topk_dtype,
+								   token * p.topk + k),
+							token, k)
+					 : -1;
 
 			rank[half] = id < 0 ? -1 : expert_rank(c, id);
 		}
@@ -270,10 +267,6 @@ DEV void count_sent(const struct moeep_ll_dispatch_params &p)
 				atomicAdd(&p.route->send_count[rank[half]], 1);
 			}
 		}
-	}
-	__syncthreads();
-	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
-		p.route->host_send[rank] = p.route->send_count[rank];
 	}
 }
 
@@ -401,7 +394,6 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 		if (threadIdx.x == 0) {
 			route->ll_tokens[source] = tokens[source];
 			route->recv_count[source] = found;
-			route->host_recv[source] = found;
 			records += found;
 		}
 		__syncthreads();
@@ -410,7 +402,6 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 		if (p.recv_count) {
 			p.recv_count[e] = hist[e];
 		}
-		route->host_experts[e] = hist[e];
 		route->expert_count[e] = hist[e];
 		most = hist[e] > most ? hist[e] : most;
 		rows += hist[e];
@@ -431,8 +422,6 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 		route->num_rows = found;
 		route->num_records = records;
 		route->overflow = most > p.capacity || records > p.max_recv;
-		route->host_rows[0] = found;
-		route->host_rows[1] = (int64_t)epoch;
 	}
 	count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, route->recv_count, p.row_bytes);
 }
@@ -650,6 +639,34 @@ DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 	return true;
 }
 
+/*
+ * What moeep_handle_query() tells; by the block that has counted, when all is published: a release would
+ * wait for these writes to reach the host.
+ */
+DEV void tell_host(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
+{
+	const struct moeep_dev_context &c = p.c;
+	const struct moeep_dev_route *route = p.route;
+
+	__syncthreads();
+	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		if (p.phases & PHASE_SEND) {
+			route->host_send[rank] = route->send_count[rank];
+		}
+		if (p.phases & PHASE_RECV) {
+			route->host_recv[rank] = route->recv_count[rank];
+		}
+	}
+	for (int e = (int)threadIdx.x; (p.phases & PHASE_RECV) && e < c.local_experts;
+	     e += (int)blockDim.x) {
+		route->host_experts[e] = route->expert_count[e];
+	}
+	if (threadIdx.x == 0 && (p.phases & PHASE_RECV)) {
+		route->host_rows[0] = route->num_rows;
+		route->host_rows[1] = (int64_t)epoch;
+	}
+}
+
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	moeep_kernel_ll_dispatch(const __grid_constant__ struct moeep_ll_dispatch_params p)
 {
@@ -669,6 +686,9 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	}
 	if (ok && (p.phases & PHASE_RECV)) {
 		ok = recv_phase(p, recv_epoch, shared);
+	}
+	if (ok && blockIdx.x == gridDim.x - 1) {
+		tell_host(p, recv_epoch);
 	}
 	if (!ok && threadIdx.x == 0) {
 		put_dead(c);

@@ -224,7 +224,7 @@ static void plan_token(const struct stress *s, const struct stress_draw *d,
 void stress_plan_make(const struct stress *s, const struct stress_draw *d, int rank,
 		      struct stress_plan *plan)
 {
-	int offset[STRESS_RANKS * STRESS_EXPERTS];
+	int offset[STRESS_RANKS * STRESS_EXPERTS] = {0};
 	int next[STRESS_RANKS * STRESS_EXPERTS] = {0};
 
 	plan->num_rows = 0;
