@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The groups and their scenes; the parent of their processes. */
+/*
+ *	fault.t [WORD...]
+ *
+ * The groups and their scenes; the parent of their processes. With words, only the scenes whose
+ *names have all of them, with thread ranks where that can be.
+ */
 #include "config.h"
 
 #include "t/cuda/fault.h"
@@ -295,7 +300,21 @@ static void run_list(int num_ranks, bool threads, const struct fault_scene *list
 	}
 }
 
-int main(void)
+static void run_words(const struct fault_scene *list, int count, bool threads, char **words)
+{
+	for (int i = 0; i < count; i++) {
+		bool all = true;
+
+		for (char **word = words; *word; word++) {
+			all = all && strstr(list[i].name, *word);
+		}
+		if (all) {
+			run_list(FAULT_RANKS, threads, &list[i], 1, false);
+		}
+	}
+}
+
+int main(int argc, char **argv)
 {
 	setenv("MOEEP_TEST_CUDA", "processes", 0);
 	/* Little memory is used, and every process pins it. */
@@ -305,6 +324,13 @@ int main(void)
 	unsetenv("MOEEP_TIMEOUT");
 	signal(SIGPIPE, SIG_IGN);
 	ranks_begin();
+	if (argc > 1) {
+		run_words(scenes, COUNT(scenes), true, argv + 1);
+		run_words(disagreements, COUNT(disagreements), true, argv + 1);
+		run_words(stops, COUNT(stops), false, argv + 1);
+		run_words(deaths, COUNT(deaths), false, argv + 1);
+		return tap_done();
+	}
 	for (int num_ranks = FAULT_RANKS; num_ranks >= (tap_quick() ? FAULT_RANKS : 2);
 	     num_ranks--) {
 		run_list(num_ranks, false, scenes, COUNT(scenes), false);
