@@ -267,24 +267,29 @@ DEV void note_bad(const struct moeep_dev_context &c, int code, int detail, int64
 	}
 }
 
-/* By one thread of the operation's last block: what was noted, or else this result. */
+DEV void put_dead(const struct moeep_dev_context &c)
+{
+	put_result(c, -(int)load_relaxed32(&c.comm->dead), MOEEP_DEV_DETAIL_DEAD, 0, 0, 0);
+}
+
+/*
+ * By one thread of the operation's last block: what was noted, or else this result. A failure of the
+ * comm, which another block may have found, goes before both.
+ */
 DEV void finish_result(const struct moeep_dev_context &c, int code, int detail, int64_t a,
 		       int64_t b, int64_t v)
 {
 	volatile struct moeep_dev_state *state = c.state;
 
-	if (state->bad_claim != 0) {
+	if (load_relaxed32(&c.comm->dead) != 0) {
+		put_dead(c);
+	} else if (state->bad_claim != 0) {
 		put_result(c, state->bad.code, state->bad.detail, state->bad.a, state->bad.b,
 			   state->bad.c);
 		state->bad_claim = 0;
 	} else {
 		put_result(c, code, detail, a, b, v);
 	}
-}
-
-DEV void put_dead(const struct moeep_dev_context &c)
-{
-	put_result(c, -(int)load_relaxed32(&c.comm->dead), MOEEP_DEV_DETAIL_DEAD, 0, 0, 0);
 }
 
 /*
