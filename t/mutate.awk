@@ -16,7 +16,7 @@ function load(path,   line, lines) {
 # The lines of the function: from its name, not indented or alone in its line, to its closing brace.
 function find_function(   i) {
 	for (first = 1; first <= count[file]; first++) {
-		if (source[file, first] ~ "^([A-Za-z].*[ *]|\t)" func_name "\\(") {
+		if (source[file, first] ~ "^([A-Za-z_].*[ *]|\t)" func_name "\\(") {
 			for (i = first; source[file, i] !~ /[;{]$|^\{/; i++) { }
 			if (source[file, i] !~ /;$/) { break }
 		}
