@@ -49,6 +49,9 @@ made()
 nvcc=$(made NVCC)
 "$nvcc" --version >/dev/null 2>&1
 have_nvcc=$?
+case $keep in
+"$tap_dir"/*) tap_require nvcc "$have_nvcc" 1 "$nvcc cannot be run" || tap_done ;;
+esac
 
 # line NAME: mode, images, program and its arguments
 line()

@@ -269,7 +269,7 @@ void stress_sum(const struct stress *s, const struct stress_draw *d, const struc
 			sum[h] += term->weight * numbers[h];
 		}
 		/* Flat, the term stands for all choices of its rank. */
-		for (int k = 0; k < d->topk; k++) {
+		for (int k = 0; d->values && k < d->topk; k++) {
 			if (k == term->k ||
 			    (d->kind == STRESS_FLAT && plan->owner[token][k] == term->rank)) {
 				values[k] = value_of(s, d, term, k);
