@@ -384,12 +384,15 @@ struct moeep_ht_combine_params {
 	const char *bias;
 	uint64_t row_bytes;    /* of x and out */
 	uint64_t staged_bytes; /* of rows that travel */
-	uint64_t piece;
+	uint64_t piece;	    /* of a row that is sent at once, and summed */
+	uint64_t sum_piece;
 	int64_t num_tokens;
 	int32_t dtype;
 	int32_t staged_dtype;
 	int32_t senders;
 	int32_t stages;
+	int32_t sum_stages;
+	int32_t reserved;
 	int32_t bulk;
 	int32_t expert_major;
 	int32_t weighted;
@@ -421,6 +424,8 @@ struct moeep_ll_dispatch_params {
 	int32_t *recv_src_token;
 	int64_t *recv_range;
 	int32_t *hist; /* [blocks][L] if L > MOEEP_DEV_HIST */
+	int32_t wide;  /* shared memory has [R][L] counters */
+	int32_t reserved;
 };
 
 struct moeep_ll_combine_params {

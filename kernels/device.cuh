@@ -54,12 +54,8 @@ DEV void store_release(uint64_t *word, uint64_t value)
 	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
-/*
- * For flags of rows that the copy engine has written: its writes are complete, so there is nothing for
- * a release to wait for, and what it would wait for are the copies that are under way. HACKING.md,
- * "Rows by the copy engine".
- */
-DEV void store_landed(uint64_t *word, uint64_t value)
+/* Behind a fence that covers several flags. */
+DEV void store_relaxed(uint64_t *word, uint64_t value)
 {
 	asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }

@@ -9,9 +9,12 @@
 #include "ht_common.cuh"
 
 #define MOVERS	       MOEEP_DEV_MOVERS
-#define RECORD_THREADS (MOEEP_DEV_MOVE_THREADS - 32 * MOVERS)
+/* Behind the movers the warp that reports how far they have come, then those of the records. */
+#define REPORTER       MOVERS
+#define FIRST_RECORDER (MOVERS + 1)
+#define RECORD_THREADS (MOEEP_DEV_MOVE_THREADS - 32 * FIRST_RECORDER)
 #define RECORD_WARPS   (RECORD_THREADS / 32)
-/* Rows of a source between two reports of progress. */
+/* Rounds of rows between two reports, or two looks at how far a mover has come. */
 #define REPORT 2
 
 /* What a channel of this rank has for a source. */
@@ -89,10 +92,10 @@ DEV void next_row(struct order *o)
 
 /*
  * Lanes report how many rows of each source are done after `rounds` of them. Pairs with the wait for
- * rows in find_row() of the source. landed: the copy engine wrote them, and has finished.
+ * rows in find_row() of the source. fenced: a fence stands before.
  */
 DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int rounds, int before,
-		       bool landed)
+		       bool fenced)
 {
 	for (int source = LANE; source < p.c.num_ranks; source += 32) {
 		int count = span_of(p, source, channel).count;
@@ -103,17 +106,52 @@ DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int
 		if (done <= before || !p.plan->dst[source]) {
 			continue;
 		}
-		if (landed) {
-			store_landed(progress, word);
+		if (fenced) {
+			store_relaxed(progress, word);
 		} else {
 			store_release(progress, word);
 		}
 	}
 }
 
+/* A warp tells the sources how far this block's movers are. */
+DEV void report_landed(const struct moeep_ht_combine_params &p, const struct landed *landed)
+{
+	int told[MOVERS] = {0};
+	bool all;
+
+	do {
+		int count[MOVERS];
+		bool news = false;
+
+		all = landed_all(landed);
+#pragma unroll
+		for (int m = 0; m < MOVERS; m++) {
+			count[m] = landed_get(landed, m, 0);
+			news = news || count[m] > told[m];
+		}
+		if (news) {
+			/* A release for all: what the movers have written has landed. */
+			__threadfence_system();
+		}
+#pragma unroll
+		for (int m = 0; m < MOVERS; m++) {
+			if (count[m] > told[m]) {
+				report_rounds(p, (int)blockIdx.x * MOVERS + m, count[m], told[m],
+					      true);
+				told[m] = count[m];
+			}
+		}
+		if (!all) {
+			__nanosleep(500);
+		}
+	} while (!all);
+}
+
 #if __CUDA_ARCH__ >= 900
 /* A warp sends its channel's flat rows; lane 0 gives the engine its orders. */
-DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const struct ring &r)
+DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const struct ring &r,
+		   struct landed *landed)
 {
 	struct order load = order_of(p, channel);
 	struct order store = load;
@@ -123,9 +161,11 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const s
 	struct place storing = {0, 0};
 	uint64_t load_done = 0;
 	uint64_t store_done = 0;
+	int pieces = (int)((p.row_bytes + p.piece - 1) / p.piece);
 	bool wrapped = false;
 	int ahead = 0;
-	int reported = 0;
+	int sent = 0;	 /* pieces */
+	int reported = 0; /* the round of the last look */
 
 	while (store.turn < store.turns) {
 		uint32_t bytes = (uint32_t)(p.row_bytes - store_done < p.piece ? p.row_bytes - store_done
@@ -170,6 +210,7 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const s
 		}
 		ring_next(r, &storing);
 		ahead--;
+		sent++;
 		store_done += bytes;
 		if (store_done < p.row_bytes) {
 			continue;
@@ -177,21 +218,18 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const s
 		store_done = 0;
 		next_row(&store);
 		stored = row_of(p, store);
-		/* Two pieces may be under way; the rounds before the last two are there in any case. */
-		if (store.i == 0 && store.turn - 2 >= reported + REPORT) {
+		if (store.i == 0 && store.turn >= reported + REPORT && sent > LANDED_LAG) {
+			reported = store.turn;
 			if (LANE == 0) {
-				ring_wait_written<2>();
+				ring_wait_written<LANDED_LAG>();
+				landed_put(landed, (sent - LANDED_LAG) / (store.sources * pieces));
 			}
-			__syncwarp();
-			report_rounds(p, channel, store.turn - 2, reported, true);
-			reported = store.turn - 2;
 		}
 	}
 	if (LANE == 0) {
 		ring_wait_written<0>();
+		landed_put(landed, INT32_MAX);
 	}
-	__syncwarp();
-	report_rounds(p, channel, INT32_MAX, reported, true);
 }
 #endif
 
@@ -255,7 +293,7 @@ DEV void send_values(const struct moeep_ht_combine_params &p)
 	int64_t records = p.route->num_records;
 	int64_t step = (int64_t)p.senders * RECORD_WARPS;
 
-	for (int64_t record = (int64_t)blockIdx.x * RECORD_WARPS + WARP - MOVERS; record < records;
+	for (int64_t record = (int64_t)blockIdx.x * RECORD_WARPS + WARP - FIRST_RECORDER; record < records;
 	     record += step) {
 		int source = record_source(*p.route, record, c.num_ranks);
 		int64_t index = record - p.route->recv_base[source];
@@ -284,7 +322,7 @@ DEV void send_records(const struct moeep_ht_combine_params &p)
 		send_values(p);
 	}
 	records_sync(RECORD_THREADS);
-	if ((int)threadIdx.x == 32 * MOVERS) {
+	if ((int)threadIdx.x == 32 * FIRST_RECORDER) {
 		if (arrive(&c.state->ticket[MOEEP_DEV_TICKET_RECORDS], (uint32_t)p.senders)) {
 			for (int rank = 0; rank < c.num_ranks; rank++) {
 				/* Pairs with the wait for records in take_values() of each rank. */
@@ -370,12 +408,14 @@ DEV bool find_row(const struct moeep_ht_combine_params &p, int rank, int positio
 			 &g->seen);
 }
 
-/* A warp's tokens in turn; a lane looks after each of the first 32 ranks. */
-DEV bool sum_token(const struct moeep_ht_combine_params &p, int64_t token, struct giver *first)
+/*
+ * The rows of a token, once they are there; a lane looks after each of the first 32 ranks. False: the
+ * comm has failed.
+ */
+DEV bool find_terms_of(const struct moeep_ht_combine_params &p, int64_t token, struct giver *first,
+		       struct terms *t)
 {
 	const struct moeep_dev_context &c = p.c;
-	const char *bias = p.bias ? p.bias + (uint64_t)token * p.row_bytes : NULL;
-	struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
 
 	for (int from = 0; from < c.num_ranks; from += 32) {
 		int rank = from + LANE;
@@ -395,32 +435,256 @@ DEV bool sum_token(const struct moeep_ht_combine_params &p, int64_t token, struc
 		if (!__all_sync(FULL, ok)) {
 			return false;
 		}
-		/* What each lane has acquired, all read. */
-		__syncwarp();
 		/* Ranks ascend, and so do the terms: term i at lane i % 32. */
 		for (unsigned m = __ballot_sync(FULL, position >= 0); m; m &= m - 1) {
-			add_term(&t, warp_pointer(mine, __ffs((int)m) - 1), 1.0f);
+			add_term(t, warp_pointer(mine, __ffs((int)m) - 1), 1.0f);
 		}
 	}
-	warp_sum<4>(t, {p.staged_dtype, p.dtype, false, bias,
-			p.out + (uint64_t)token * p.row_bytes, 0, c.hidden});
+	/* What each lane has acquired, all read. */
+	__syncwarp();
 	return true;
 }
 
-/* The part of the blocks that sum: each warp has a stretch of the tokens. */
-DEV bool sum_tokens(const struct moeep_ht_combine_params &p)
+DEV void sum_token(const struct moeep_ht_combine_params &p, int64_t token, const struct terms &t)
 {
-	int64_t warp = (int64_t)((int)blockIdx.x - p.senders) * NUM_WARPS + WARP;
+	const char *bias = p.bias ? p.bias + (uint64_t)token * p.row_bytes : NULL;
+
+	warp_sum<2>(t, {p.staged_dtype, p.dtype, false, bias,
+			p.out + (uint64_t)token * p.row_bytes, 0, p.c.hidden});
+}
+
+/*
+ * The order in which tokens are summed: channels of the senders take turns, as their rows come in
+ * at the same pace. Number n of it, or a number past the last token.
+ */
+struct turns {
+	int channels;
+	int64_t each; /* tokens of a channel */
+	int64_t count;
+};
+
+DEV struct turns turns_of(const struct moeep_ht_combine_params &p)
+{
+	int next = p.c.rank + 1 < p.c.num_ranks ? p.c.rank + 1 : 0;
+	struct turns t = {p.plan->channels[next], 1, 0};
+
+	t.each = per_channel(p.num_tokens, t.channels);
+	t.count = t.each * t.channels;
+	return t;
+}
+
+DEV int64_t token_in_turn(const struct turns &t, int64_t n)
+{
+	uint32_t turn = (uint32_t)n / (uint32_t)t.channels;
+
+	return (int64_t)((uint32_t)n - turn * (uint32_t)t.channels) * t.each + turn;
+}
+
+/* Sums by loads from memory: every warp of the block, its tokens a stride apart. */
+DEV bool sum_plain(const struct moeep_ht_combine_params &p)
+{
+	struct turns turns = turns_of(p);
 	int64_t warps = (int64_t)(gridDim.x - (unsigned)p.senders) * NUM_WARPS;
-	int64_t first = p.num_tokens * warp / warps;
-	int64_t last = p.num_tokens * (warp + 1) / warps;
 	struct giver giver = giver_of(p, LANE);
 	bool ok = true;
 
-	for (int64_t token = first; p.out && token < last && ok; token++) {
-		ok = sum_token(p, token, &giver);
+	for (int64_t n = (int64_t)((int)blockIdx.x - p.senders) * NUM_WARPS + WARP;
+	     n < turns.count && ok; n += warps) {
+		int64_t token = token_in_turn(turns, n);
+		struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
+
+		if (token >= p.num_tokens) {
+			continue;
+		}
+		ok = find_terms_of(p, token, &giver, &t);
+		if (ok) {
+			sum_token(p, token, t);
+		}
 	}
 	return ok;
+}
+
+#if __CUDA_ARCH__ >= 900
+/* Pieces of a token's rows that are loaded, or being loaded, for one step of a warp. */
+struct step {
+	int64_t token;
+	struct terms terms;
+	int first; /* pieces [first, last) of each row */
+	int last;
+	struct place at; /* of the first */
+};
+
+/* How a warp goes through its tokens. */
+struct walk {
+	int64_t n; /* of the next token */
+	int64_t stride;
+	struct turns turns;
+	struct giver giver;
+	bool ok;
+};
+
+DEV int pieces_of(const struct moeep_ht_combine_params &p)
+{
+	return (int)((p.staged_bytes + p.sum_piece - 1) / p.sum_piece);
+}
+
+/* Pieces of each row that half of the ring holds; 0: not even one. */
+DEV int pieces_at_once(const struct ring &r, int terms)
+{
+	return r.stages / 2 / (terms > 0 ? terms : 1);
+}
+
+/* The next step, its loads begun; false if there is none. Tokens that do not fit the ring are summed. */
+DEV bool next_step(const struct moeep_ht_combine_params &p, const struct ring &r, struct walk *w,
+		   struct step *s, struct place *loading)
+{
+	int pieces = pieces_of(p);
+	int at_once = pieces_at_once(r, s->terms.count);
+
+	s->first = s->last;
+	while (s->first >= pieces) {
+		if (w->n >= w->turns.count || !w->ok) {
+			return false;
+		}
+		s->token = token_in_turn(w->turns, w->n);
+		w->n += w->stride;
+		if (s->token >= p.num_tokens) {
+			continue;
+		}
+		s->terms = {{NULL, NULL}, {1.0f, 1.0f}, 0};
+		w->ok = find_terms_of(p, s->token, &w->giver, &s->terms);
+		if (!w->ok) {
+			return false;
+		}
+		at_once = pieces_at_once(r, s->terms.count);
+		if (at_once == 0 || s->terms.count == 0) {
+			sum_token(p, s->token, s->terms);
+			continue;
+		}
+		s->first = 0;
+	}
+	s->last = s->first + at_once < pieces ? s->first + at_once : pieces;
+	s->at = *loading;
+	/* What lanes have acquired, and what they have read of the ring before, comes first. */
+	__syncwarp();
+	if (LANE == 0) {
+		ring_acquire();
+	}
+	for (int k = 0; k < s->terms.count; k++) {
+		const char *row = warp_pointer(k < 32 ? s->terms.row[0] : s->terms.row[1], k & 31);
+
+		for (int i = s->first; i < s->last; i++) {
+			uint64_t at = (uint64_t)i * p.sum_piece;
+
+			if (LANE == 0) {
+				ring_load(r, *loading, row + at,
+					  (uint32_t)(p.staged_bytes - at < p.sum_piece
+							     ? p.staged_bytes - at
+							     : p.sum_piece));
+			}
+			ring_next(r, loading);
+		}
+	}
+	return true;
+}
+
+/* Sum what has been loaded for a step. */
+DEV void sum_step(const struct moeep_ht_combine_params &p, const struct ring &r,
+		  const struct step &s)
+{
+	int unit = p.staged_dtype == MOEEP_FP32 ? 4 : 2;
+	int64_t elements = (int64_t)(p.sum_piece / (unsigned)unit);
+	struct place at = s.at;
+	int count = s.terms.count * (s.last - s.first);
+
+	for (int i = 0; i < count; i++) {
+		ring_wait(r, at);
+		ring_next(r, &at);
+	}
+	for (int i = s.first; i < s.last; i++) {
+		struct sum_shared sum = {p.staged_dtype, p.dtype, NULL, NULL, 0};
+		int64_t begin = i * elements;
+
+		sum.elements = p.c.hidden - begin < elements ? p.c.hidden - begin : elements;
+		sum.out = p.out + (uint64_t)s.token * p.row_bytes +
+			  (uint64_t)begin * (p.dtype == MOEEP_FP32 ? 4 : 2);
+		if (p.bias) {
+			sum.bias = p.bias + (uint64_t)s.token * p.row_bytes +
+				   (uint64_t)begin * (p.dtype == MOEEP_FP32 ? 4 : 2);
+		}
+		warp_sum_shared(sum, r, s.at.stage + (uint32_t)(i - s.first),
+				(uint32_t)(s.last - s.first), s.terms.count);
+	}
+}
+
+/* Sums of rows that the copy engine brings: a step is summed while the next one is loaded. */
+DEV bool sum_bulk(const struct moeep_ht_combine_params &p, const struct ring &r)
+{
+	struct walk w;
+	struct step steps[2];
+	struct place loading = {0, 0};
+	bool more;
+
+	w.n = (int64_t)((int)blockIdx.x - p.senders) * MOVERS + WARP;
+	w.stride = (int64_t)(gridDim.x - (unsigned)p.senders) * MOVERS;
+	w.turns = turns_of(p);
+	w.giver = giver_of(p, LANE);
+	w.ok = true;
+	steps[0].terms.count = 0;
+	steps[0].first = steps[0].last = pieces_of(p);
+	more = next_step(p, r, &w, &steps[0], &loading);
+	while (more) {
+		steps[1] = steps[0];
+		more = next_step(p, r, &w, &steps[1], &loading);
+		sum_step(p, r, steps[0]);
+		steps[0] = steps[1];
+	}
+	return w.ok;
+}
+#endif
+
+/* What the blocks that sum do. */
+DEV bool sum_rows(const struct moeep_ht_combine_params &p, const struct ring &r)
+{
+	bool ok = true;
+
+#if __CUDA_ARCH__ >= 900
+	if (p.bulk) {
+		if (p.out && WARP < MOVERS) {
+			ok = sum_bulk(p, r);
+		}
+	} else {
+		ok = !p.out || sum_plain(p);
+	}
+#else
+	ok = !p.out || sum_plain(p);
+#endif
+	if (p.out_topk_weights && (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS)) {
+		ok = take_values(p) && ok;
+	}
+	return ok;
+}
+
+/* What movers, and the warp that reports for them, do in blocks that send. */
+DEV void send_rows(const struct moeep_ht_combine_params &p, const struct ring &r,
+		   struct landed *landed)
+{
+#if __CUDA_ARCH__ >= 900
+	bool bulk = p.bulk && !p.expert_major;
+
+	if (bulk && WARP == REPORTER) {
+		report_landed(p, landed);
+		return;
+	}
+	if (bulk) {
+		send_bulk(p, (int)blockIdx.x * MOVERS + WARP, r, landed);
+		landed_finish(landed);
+		return;
+	}
+#endif
+	if (WARP < MOVERS) {
+		send_plain(p, (int)blockIdx.x * MOVERS + WARP);
+	}
 }
 
 /* shared: for each mover its stages, then their barriers. */
@@ -428,7 +692,9 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	moeep_kernel_ht_combine(const __grid_constant__ struct moeep_ht_combine_params p)
 {
 	extern __shared__ __align__(128) char stages[];
+	__shared__ struct landed landed;
 	const struct moeep_dev_context &c = p.c;
+	struct ring r;
 	bool ok = true;
 
 	if (!kernel_begin(c)) {
@@ -441,32 +707,28 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 		return;
 	}
+	landed_init(&landed);
+	r = ring{0, 0, (uint32_t)p.piece, p.stages};
 	if ((int)blockIdx.x >= p.senders) {
-		ok = sum_tokens(p);
-		if (p.out_topk_weights && (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS)) {
-			ok = take_values(p) && ok;
-		}
-	} else if (WARP >= MOVERS) {
+		r.bytes = (uint32_t)p.sum_piece;
+		r.stages = p.sum_stages;
+	}
+#if __CUDA_ARCH__ >= 900
+	if (p.bulk && WARP < MOVERS) {
+		uint32_t shared = (uint32_t)__cvta_generic_to_shared(stages);
+
+		r.stage = shared + (uint32_t)WARP * r.bytes * (uint32_t)r.stages;
+		r.barrier = shared + MOVERS * r.bytes * (uint32_t)r.stages +
+			    8u * (uint32_t)(WARP * r.stages);
+		ring_init(r);
+	}
+#endif
+	if ((int)blockIdx.x >= p.senders) {
+		ok = sum_rows(p, r);
+	} else if (WARP >= FIRST_RECORDER) {
 		send_records(p);
 	} else {
-		int channel = (int)blockIdx.x * MOVERS + WARP;
-
-#if __CUDA_ARCH__ >= 900
-		if (p.bulk && !p.expert_major) {
-			uint32_t shared = (uint32_t)__cvta_generic_to_shared(stages);
-			struct ring r = {0, 0, (uint32_t)p.piece, p.stages};
-
-			r.stage = shared + (uint32_t)WARP * r.bytes * (uint32_t)r.stages;
-			r.barrier = shared + MOVERS * r.bytes * (uint32_t)r.stages +
-				    8u * (uint32_t)(WARP * r.stages);
-			ring_init(r);
-			send_bulk(p, channel, r);
-		} else {
-			send_plain(p, channel);
-		}
-#else
-		send_plain(p, channel);
-#endif
+		send_rows(p, r, &landed);
 	}
 	if (!__syncthreads_and(ok)) {
 		if (threadIdx.x == 0) {

@@ -211,6 +211,101 @@ DEV void ring_acquire()
 }
 #endif
 
+/* The sum of pieces of rows that lie in a ring; as warp_sum(), without weights. */
+struct sum_shared {
+	int from;
+	int to;
+	const char *bias; /* at the piece's first element, as out */
+	char *out;
+	int64_t elements;
+};
+
+/* Row k's piece is at stage (first + k * step) modulo the ring's. */
+DEV void warp_sum_shared(const struct sum_shared &s, const struct ring &r, uint32_t first,
+			 uint32_t step, int terms)
+{
+	for (int64_t at = LANE * 8; at < s.elements; at += 256) {
+		uint32_t stage = first;
+		float total[8];
+		struct chunk chunk;
+		float values[8];
+
+		stage -= stage >= (uint32_t)r.stages ? (uint32_t)r.stages : 0;
+		for (int k = 0; k < terms; k++) {
+			load_shared(&chunk, r.stage + stage * r.bytes, s.from, at, s.elements);
+			floats_of(chunk, s.from, values);
+#pragma unroll
+			for (int i = 0; i < 8; i++) {
+				total[i] = k == 0 ? values[i] : __fadd_rn(total[i], values[i]);
+			}
+			stage += step;
+			stage -= stage >= (uint32_t)r.stages ? (uint32_t)r.stages : 0;
+		}
+		if (s.bias) {
+			load_chunk(&chunk, s.bias, s.to, at, s.elements);
+			floats_of(chunk, s.to, values);
+#pragma unroll
+			for (int i = 0; i < 8; i++) {
+				total[i] = __fadd_rn(total[i], values[i]);
+			}
+		}
+		store_floats(s.out, s.to, at, s.elements, total);
+	}
+}
+
+/*
+ * How far each mover of a block has come, for the warp that reports it. A release waits for all copies that
+ * the block has under way, so movers leave it to a warp of its own, and go on.
+ */
+struct landed {
+	int count[MOEEP_DEV_MOVERS][32];
+	int finished[MOEEP_DEV_MOVERS];
+};
+
+/* Groups of copies after which a piece is taken to have landed without waiting for it much. */
+#define LANDED_LAG 6
+
+DEV void landed_init(struct landed *l)
+{
+	for (int i = (int)threadIdx.x; i < (int)(sizeof(*l) / sizeof(int)); i += (int)blockDim.x) {
+		((volatile int *)l)[i] = 0;
+	}
+	__syncthreads();
+}
+
+/* By a mover, whose copies of that many rows are complete. */
+DEV void landed_put(struct landed *l, int count)
+{
+	((volatile struct landed *)l)->count[WARP][LANE] = count;
+}
+
+DEV void landed_finish(struct landed *l)
+{
+	__threadfence_block();
+	__syncwarp();
+	if (LANE == 0) {
+		((volatile struct landed *)l)->finished[WARP] = 1;
+	}
+}
+
+/* By the reporter: have all movers finished? What they put before is seen after. */
+DEV bool landed_all(const struct landed *l)
+{
+	bool all = true;
+
+	for (int m = 0; m < MOEEP_DEV_MOVERS; m++) {
+		all = all && ((const volatile struct landed *)l)->finished[m] != 0;
+	}
+	all = __all_sync(FULL, all);
+	__threadfence_block();
+	return all;
+}
+
+DEV int landed_get(const struct landed *l, int mover, int lane)
+{
+	return ((const volatile struct landed *)l)->count[mover][lane];
+}
+
 /* A warp copies a row, or a piece of one, by loads and stores. */
 DEV void warp_copy(char *to, const char *from, int64_t bytes)
 {

@@ -10,10 +10,12 @@
 #include "ht_common.cuh"
 
 #define MOVERS	       MOEEP_DEV_MOVERS
-#define RECORD_THREADS (MOEEP_DEV_MOVE_THREADS - 32 * MOVERS)
-#define RECORD_WARPS   (RECORD_THREADS / 32)
-/* Pieces between two reports of progress. */
-#define REPORT 4
+/* Behind the movers the warp that reports how far they have come, then those of the records. */
+#define REPORTER	MOVERS
+#define FIRST_RECORDER	(MOVERS + 1)
+#define RECORD_THREADS	(MOEEP_DEV_MOVE_THREADS - 32 * FIRST_RECORDER)
+/* Pieces, or without the copy engine rows, between two looks at how far a mover has come. */
+#define REPORT 2
 
 struct channel {
 	int number;
@@ -65,9 +67,12 @@ DEV uint64_t *progress_of(const struct moeep_ht_move_params &p, const struct tar
 }
 
 #if __CUDA_ARCH__ >= 900
-/* A warp sends its channel's rows to up to 32 ranks, a lane each. */
+/*
+ * A warp sends its channel's rows to up to 32 ranks, a lane each. `landed` gets how far it is; without
+ * it the warp tells the ranks itself, at the end.
+ */
 DEV void send_bulk(const struct moeep_ht_move_params &p, const struct channel &ch, int from_rank,
-		   const struct ring &r)
+		   const struct ring &r, struct landed *landed)
 {
 	struct target t = target_of(p, from_rank + LANE);
 	struct piece load = {ch.first, 0};
@@ -75,11 +80,11 @@ DEV void send_bulk(const struct moeep_ht_move_params &p, const struct channel &c
 	struct place loading = {0, 0};
 	struct place storing = {0, 0};
 	int ahead = 0; /* pieces loaded and not stored */
-	int since = 0; /* pieces since the last report */
+	int since = 0; /* pieces since the last look */
 	bool wrapped = false;
-	bool reports = __any_sync(FULL, t.report);
+	bool reports = landed && __any_sync(FULL, t.report);
 	int position = ch.first < ch.last ? position_of(p, t.rank, ch.first) : -1;
-	int before[2] = {0, 0}; /* rows before the last piece, and before the one before it */
+	uint32_t ended = 0; /* for each of the last pieces: it ended a row */
 
 	while (store.row < ch.last) {
 		uint32_t bytes = piece_bytes(store, p.row_bytes, p.piece);
@@ -112,24 +117,59 @@ DEV void send_bulk(const struct moeep_ht_move_params &p, const struct channel &c
 		ring_next(r, &storing);
 		next_piece(&store, p.row_bytes, p.piece);
 		ahead--;
-		before[1] = before[0];
-		before[0] = t.count;
 		t.count += ends && position >= 0;
+		ended = ended << 1 | (uint32_t)(ends && position >= 0);
 		position = next;
 		if (reports && ++since == REPORT) {
 			since = 0;
-			ring_wait_written<2>();
-			if (t.report && before[1] > 0) {
-				store_landed(progress_of(p, t, ch.number),
-					     flag_word(p.plan->epoch, (uint64_t)before[1]));
-			}
+			ring_wait_written<LANDED_LAG>();
+			landed_put(landed,
+				   t.count - __popc(ended & ((1u << LANDED_LAG) - 1u)));
 		}
 	}
 	ring_wait_written<0>();
-	if (t.rank >= 0 && t.rank != p.c.rank) {
-		store_landed(progress_of(p, t, ch.number),
-			     flag_word(p.plan->epoch, (uint64_t)t.count));
+	if (landed) {
+		landed_put(landed, t.count);
+	} else if (t.rank >= 0 && t.rank != p.c.rank) {
+		store_release(progress_of(p, t, ch.number),
+			      flag_word(p.plan->epoch, (uint64_t)t.count));
 	}
+}
+
+/* A warp tells the ranks how far this block's movers are. */
+DEV void report_landed(const struct moeep_ht_move_params &p, const struct landed *landed)
+{
+	struct target t = target_of(p, LANE);
+	int told[MOVERS] = {0};
+	bool all;
+
+	do {
+		int count[MOVERS];
+		bool news = false;
+
+		all = landed_all(landed);
+#pragma unroll
+		for (int m = 0; m < MOVERS; m++) {
+			count[m] = landed_get(landed, m, LANE);
+			news = news || (t.report && count[m] != told[m]) || all;
+		}
+		if (__any_sync(FULL, news)) {
+			/* A release for all: what the movers have written has landed. */
+			__threadfence_system();
+		}
+#pragma unroll
+		for (int m = 0; m < MOVERS; m++) {
+			if (t.rank >= 0 && t.rank != p.c.rank &&
+			    (all || (t.report && count[m] != told[m]))) {
+				store_relaxed(progress_of(p, t, (int)blockIdx.x * MOVERS + m),
+					      flag_word(p.plan->epoch, (uint64_t)count[m]));
+				told[m] = count[m];
+			}
+		}
+		if (!all) {
+			__nanosleep(500);
+		}
+	} while (!all);
 }
 #endif
 
@@ -178,6 +218,25 @@ DEV void send_plain(const struct moeep_ht_move_params &p, const struct channel &
 		store_release(progress_of(p, t, ch.number),
 			      flag_word(p.plan->epoch, (uint64_t)t.count));
 	}
+}
+
+/* A mover's part in a block that sends: 32 ranks at a time. */
+DEV void send_rows(const struct moeep_ht_move_params &p, const struct channel &ch,
+		   const struct ring &r, struct landed *landed)
+{
+	for (int rank = 0; rank < p.c.num_ranks; rank += 32) {
+#if __CUDA_ARCH__ >= 900
+		if (p.bulk) {
+			if (rank > 0) {
+				ring_reset(r);
+			}
+			send_bulk(p, ch, rank, r, p.c.num_ranks <= 32 ? landed : NULL);
+			continue;
+		}
+#endif
+		send_plain(p, ch, rank);
+	}
+	landed_finish(landed);
 }
 
 /* Rows of one channel of another rank, in this rank's window. */
@@ -520,7 +579,7 @@ DEV bool records(const struct moeep_ht_move_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
 	bool sends = (int)blockIdx.x < p.senders;
-	int own = (int)threadIdx.x - 32 * MOVERS;
+	int own = (int)threadIdx.x - 32 * FIRST_RECORDER;
 	int64_t thread = (int64_t)blockIdx.x * RECORD_THREADS + own;
 	int64_t threads = (int64_t)gridDim.x * RECORD_THREADS;
 	bool ok = true;
@@ -571,6 +630,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	moeep_kernel_ht_move(const __grid_constant__ struct moeep_ht_move_params p)
 {
 	extern __shared__ __align__(128) char stages[];
+	__shared__ struct landed landed;
 	const struct moeep_dev_context &c = p.c;
 	bool ok = true;
 
@@ -584,8 +644,15 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 		return;
 	}
-	if (WARP >= MOVERS) {
+	landed_init(&landed);
+	if (WARP >= FIRST_RECORDER) {
 		ok = records(p);
+	} else if (WARP == REPORTER) {
+#if __CUDA_ARCH__ >= 900
+		if (p.bulk && (int)blockIdx.x < p.senders && c.num_ranks <= 32) {
+			report_landed(p, &landed);
+		}
+#endif
 	} else {
 		struct ring r = {0, 0, (uint32_t)p.piece, p.stages};
 
@@ -600,20 +667,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 #endif
 		if ((int)blockIdx.x < p.senders) {
-			struct channel ch = channel_of(p, (int)blockIdx.x * MOVERS + WARP);
-
-			for (int rank = 0; rank < c.num_ranks; rank += 32) {
-#if __CUDA_ARCH__ >= 900
-				if (p.bulk) {
-					if (rank > 0) {
-						ring_reset(r);
-					}
-					send_bulk(p, ch, rank, r);
-					continue;
-				}
-#endif
-				send_plain(p, ch, rank);
-			}
+			send_rows(p, channel_of(p, (int)blockIdx.x * MOVERS + WARP), r, &landed);
 		} else {
 			ok = copy_channels(p, ((int)blockIdx.x - p.senders) * MOVERS + WARP,
 					   ((int)gridDim.x - p.senders) * MOVERS, r);

@@ -310,9 +310,6 @@ DEV bool send_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 			}
 		}
 	}
-	if (blockIdx.x == gridDim.x - 1) {
-		count_sent(p);
-	}
 	return true;
 }
 
@@ -338,88 +335,108 @@ DEV void check_header(const struct moeep_ll_dispatch_params &p, int source, int6
 	}
 }
 
+/* A source's choices of local experts, counted in hist, and its tokens that have one. */
+DEV void count_source(const struct moeep_ll_dispatch_params &p, const char *slot, int tokens, int *hist,
+		      int *found)
+{
+	const int32_t *idx = ll_slot_idx(slot);
+
+	for (int t = (int)threadIdx.x; t < tokens; t += (int)blockDim.x) {
+		bool here = false;
+
+		for (int k = 0; k < p.topk; k++) {
+			int e = local_expert(p.c, idx[(int64_t)t * p.topk + k]);
+
+			if (e >= 0) {
+				atomicAdd(&hist[e], 1);
+				here = true;
+			}
+		}
+		if (here) {
+			atomicAdd(found, 1);
+		}
+	}
+}
+
 /*
- * Counts of all sources, and what is told of them; by one block, which copies no rows. hist is
- * zero.
+ * Counts of all sources, and what is told of them; by one block, which copies no rows. hist has room
+ * for [R][L] if `wide`, else for [L], and is zero.
  */
-DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, int *hist,
+DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, int *hist, bool wide,
 		     const int *tokens)
 {
 	const struct moeep_dev_context &c = p.c;
 	struct moeep_dev_route *route = p.route;
-	__shared__ int found;
-	int64_t records = 0;
-	int64_t rows = 0;
-	int most = 0;
+	int local = c.local_experts;
+	__shared__ int most;
+	__shared__ int rows;
+	__shared__ int records;
 
 	if (threadIdx.x == 0) {
+		most = 0;
+		rows = 0;
+		records = 0;
 		route->weighted = 0;
 	}
+	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
+		route->ll_tokens[source] = tokens[source];
+		route->recv_count[source] = 0;
+	}
 	__syncthreads();
+	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
+		check_header(p, source, tokens[source], ll_slot(c, c.rank, epoch, source));
+	}
+	/* All sources at once, if there is room to keep them apart. */
 	for (int source = 0; source < c.num_ranks; source++) {
-		const char *slot = ll_slot(c, c.rank, epoch, source);
-		const int32_t *idx = ll_slot_idx(slot);
+		int *own = wide ? hist + source * local : hist;
 
-		if (threadIdx.x == 0) {
-			found = 0;
-			check_header(p, source, tokens[source], slot);
-		}
-		for (int e = (int)threadIdx.x; e < c.local_experts && p.recv_range;
+		for (int e = (int)threadIdx.x; !wide && e < local && p.recv_range;
 		     e += (int)blockDim.x) {
 			p.recv_range[(int64_t)e * c.num_ranks + source] = (int64_t)hist[e] << 32;
 		}
-		__syncthreads();
-		for (int t = (int)threadIdx.x; t < tokens[source]; t += (int)blockDim.x) {
-			bool here = false;
-
-			for (int k = 0; k < p.topk; k++) {
-				int e = local_expert(c, idx[(int64_t)t * p.topk + k]);
-
-				if (e >= 0) {
-					atomicAdd(&hist[e], 1);
-					here = true;
-				}
-			}
-			if (here) {
-				atomicAdd(&found, 1);
-			}
+		if (!wide) {
+			__syncthreads();
+		}
+		count_source(p, ll_slot(c, c.rank, epoch, source), tokens[source], own,
+			     &route->recv_count[source]);
+		if (wide) {
+			continue;
 		}
 		__syncthreads();
-		for (int e = (int)threadIdx.x; e < c.local_experts && p.recv_range;
-		     e += (int)blockDim.x) {
+		for (int e = (int)threadIdx.x; e < local && p.recv_range; e += (int)blockDim.x) {
 			int64_t *range = &p.recv_range[(int64_t)e * c.num_ranks + source];
 
 			*range |= hist[e] - (*range >> 32);
 		}
-		if (threadIdx.x == 0) {
-			route->ll_tokens[source] = tokens[source];
-			route->recv_count[source] = found;
-			records += found;
-		}
 		__syncthreads();
 	}
-	for (int e = (int)threadIdx.x; e < c.local_experts; e += (int)blockDim.x) {
-		if (p.recv_count) {
-			p.recv_count[e] = hist[e];
+	__syncthreads();
+	for (int e = (int)threadIdx.x; e < local; e += (int)blockDim.x) {
+		int total = wide ? 0 : hist[e];
+
+		for (int source = 0; wide && source < c.num_ranks; source++) {
+			int count = hist[source * local + e];
+
+			if (p.recv_range) {
+				p.recv_range[(int64_t)e * c.num_ranks + source] =
+					(int64_t)total << 32 | count;
+			}
+			total += count;
 		}
-		route->expert_count[e] = hist[e];
-		most = hist[e] > most ? hist[e] : most;
-		rows += hist[e];
+		if (p.recv_count) {
+			p.recv_count[e] = total;
+		}
+		route->expert_count[e] = total;
+		atomicMax(&most, total);
+		atomicAdd(&rows, total);
 	}
-	/* Sums over the block. */
-	found = 0;
-	__syncthreads();
-	atomicMax(&found, most);
-	__syncthreads();
-	most = found;
-	__syncthreads();
-	found = 0;
-	__syncthreads();
-	atomicAdd(&found, (int)rows);
+	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
+		atomicAdd(&records, ((volatile int32_t *)route->recv_count)[source]);
+	}
 	__syncthreads();
 	if (threadIdx.x == 0) {
 		route->ll_most = most;
-		route->num_rows = found;
+		route->num_rows = rows;
 		route->num_records = records;
 		route->overflow = most > p.capacity || records > p.max_recv;
 	}
@@ -576,17 +593,18 @@ DEV void recv_rows(const struct moeep_ll_dispatch_params &p, uint64_t epoch, con
 	}
 }
 
-/* shared: [R] tokens of each source, then the counters of experts if they fit. */
+/* shared: [R] tokens of each source, then the counters of experts: p.wide, or [L] if they fit. */
 DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, int *shared)
 {
 	const struct moeep_dev_context &c = p.c;
 	int *tokens = shared;
 	int *hist = p.hist ? p.hist + (int64_t)blockIdx.x * c.local_experts : shared + c.num_ranks;
+	int counters = p.wide ? c.num_ranks * c.local_experts : c.local_experts;
 	int workers = gridDim.x > 1 ? (int)gridDim.x - 1 : 1;
 	int64_t total = 0;
 	bool ok = true;
 
-	for (int e = (int)threadIdx.x; e < c.local_experts; e += (int)blockDim.x) {
+	for (int e = (int)threadIdx.x; e < counters; e += (int)blockDim.x) {
 		hist[e] = 0;
 	}
 	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
@@ -613,12 +631,12 @@ DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 	if (blockIdx.x == gridDim.x - 1) {
 		if (workers == (int)gridDim.x) {
 			__syncthreads();
-			for (int e = (int)threadIdx.x; e < c.local_experts; e += (int)blockDim.x) {
+			for (int e = (int)threadIdx.x; e < counters; e += (int)blockDim.x) {
 				hist[e] = 0;
 			}
 			__syncthreads();
 		}
-		recv_counts(p, epoch, hist, tokens);
+		recv_counts(p, epoch, hist, p.wide != 0, tokens);
 	}
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_RECV], gridDim.x)) {
 		/* Pairs with the wait for credit in send_phase() of each rank. */
@@ -648,6 +666,9 @@ DEV void tell_host(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 	const struct moeep_dev_context &c = p.c;
 	const struct moeep_dev_route *route = p.route;
 
+	if (p.phases & PHASE_SEND) {
+		count_sent(p);
+	}
 	__syncthreads();
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
 		if (p.phases & PHASE_SEND) {

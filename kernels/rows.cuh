@@ -327,4 +327,21 @@ template <int UNROLL> DEV void warp_sum(const struct terms &t, const struct sum 
 	}
 }
 
+/* 8 elements, in shared memory. */
+DEV void load_shared(struct chunk *c, uint32_t address, int dtype, int64_t at, int64_t last)
+{
+	asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+		     : "=r"(c->word[0].x), "=r"(c->word[0].y), "=r"(c->word[0].z),
+		       "=r"(c->word[0].w)
+		     : "r"(address + (uint32_t)at * (dtype == MOEEP_FP32 ? 4u : 2u))
+		     : "memory");
+	if (dtype == MOEEP_FP32 && at + 4 < last) {
+		asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+			     : "=r"(c->word[1].x), "=r"(c->word[1].y), "=r"(c->word[1].z),
+			       "=r"(c->word[1].w)
+			     : "r"(address + (uint32_t)at * 4u + 16u)
+			     : "memory");
+	}
+}
+
 #endif

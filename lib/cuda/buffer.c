@@ -124,8 +124,8 @@ static void set_context(struct moeep_buffer *buffer, const struct buffer_pieces 
 		.state = b->state,
 		.windows = b->windows,
 		.window = g->device,
-		.timeout_ns = timeout_ms == MOEEP_TIMEOUT_NONE ? 0
-							       : (uint64_t)timeout_ms * 1000000u,
+		.timeout_ns =
+			timeout_ms == MOEEP_TIMEOUT_NONE ? 0 : (uint64_t)timeout_ms * 1000000u,
 		.hidden = g->config.hidden,
 		.ht_max_tokens = g->config.ht_max_tokens,
 		.ll_max_tokens = g->config.ll_max_tokens,
@@ -215,8 +215,7 @@ int moeep_cuda_buffer_traffic(const struct moeep_buffer *buffer, int peer,
 			      uint64_t counters[MOEEP_DEV_TRAFFIC])
 {
 	const struct moeep_cuda *cuda = buffer->comm->cuda;
-	const uint64_t *from =
-		buffer->cuda->context.traffic + (int64_t)peer * MOEEP_DEV_TRAFFIC;
+	const uint64_t *from = buffer->cuda->context.traffic + (int64_t)peer * MOEEP_DEV_TRAFFIC;
 	CUresult result;
 	int rc = moeep_cuda_enter(cuda);
 
@@ -412,8 +411,9 @@ void moeep_cuda_handle_info(const struct moeep_handle *handle, moeep_handle_info
 		int64_t *offsets = host->host_offsets;
 
 		/* Of LL they are the capacity's multiples. */
-		for (int e = 0; handle->kind == MOEEP_ROUTE_LL &&
-				e <= handle->buffer->geo.local_experts; e++) {
+		for (int e = 0;
+		     handle->kind == MOEEP_ROUTE_LL && e <= handle->buffer->geo.local_experts;
+		     e++) {
 			offsets[e] = e * handle->ll_capacity;
 		}
 		info->expert_offsets = offsets;

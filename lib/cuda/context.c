@@ -161,7 +161,6 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 }
 #endif
 
-
 #if MOEEP_HAVE_CUDA
 static int load_kernels(struct moeep_cuda_context *context)
 {

@@ -46,8 +46,8 @@ struct moeep_cuda_context {
 };
 
 /*
- * A reference to the device that is asked for, or the current context's, its kernels loaded. What is
- * missing, or does not suit, is MOEEP_ERR_UNSUPPORTED with the cause.
+ * A reference to the device that is asked for, or the current context's, its kernels loaded. What
+ * is missing, or does not suit, is MOEEP_ERR_UNSUPPORTED with the cause.
  */
 int moeep_cuda_context_get(int device_plus_one, struct moeep_cuda_context **context);
 /* NULL is a no-op. */

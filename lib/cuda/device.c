@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* cuda/device.c - a comm's part of a GPU: the words its kernels share with the host, small memory. */
+/* cuda/device.c - a comm's part of a GPU: the words its kernels share with the host, small memory.
+ */
 #include "config.h"
 
 #include <stdlib.h>
@@ -34,8 +35,8 @@ int moeep_cuda_resident(const struct moeep_cuda *cuda, enum moeep_cuda_kernel_id
 	int blocks = 0;
 
 	if (cuda->cu->cuOccupancyMaxActiveBlocksPerMultiprocessor(
-		    &blocks, cuda->context->kernels[id].function, cuda->context->kernels[id].threads, shared_bytes) !=
-	    CUDA_SUCCESS) {
+		    &blocks, cuda->context->kernels[id].function,
+		    cuda->context->kernels[id].threads, shared_bytes) != CUDA_SUCCESS) {
 		return 0;
 	}
 	return blocks * cuda->context->sms / cuda->ranks_here;
@@ -189,8 +190,8 @@ struct announcement {
 };
 
 /*
- * Memory of cudaMalloc() on another device of this process, which a thread rank may register, is only
- * reached with this. Windows do not need it, so a failure shows when such memory is used.
+ * Memory of cudaMalloc() on another device of this process, which a thread rank may register, is
+ * only reached with this. Windows do not need it, so a failure shows when such memory is used.
  */
 static void open_peer(struct moeep_cuda *cuda, CUdevice device)
 {
@@ -213,8 +214,8 @@ int moeep_cuda_join(struct moeep_comm *comm)
 				    .capability = cuda->context->capability,
 				    .ordinal = cuda->context->device};
 	struct announcement *all = calloc((size_t)comm->num_ranks, sizeof(*all));
-	int rc = moeep_comm_agree(
-		comm, all ? MOEEP_OK : moeep_fail(MOEEP_ERR_NOMEM, "no memory for devices"));
+	int rc = moeep_comm_agree(comm, all ? MOEEP_OK
+					    : moeep_fail(MOEEP_ERR_NOMEM, "no memory for devices"));
 
 	if (rc == MOEEP_OK) {
 		rc = moeep_comm_gather(comm, &mine, all, sizeof(mine));
@@ -246,7 +247,8 @@ int moeep_cuda_join(struct moeep_comm *comm)
 				rc = moeep_fail(MOEEP_ERR_UNSUPPORTED,
 						"device %d (%s) cannot reach the memory of device "
 						"%d, which rank %d uses",
-						cuda->context->device, cuda->context->name, peer, rank);
+						cuda->context->device, cuda->context->name, peer,
+						rank);
 			} else if (comm->peers[rank].transport == MOEEP_TRANSPORT_PROCESS) {
 				open_peer(cuda, device);
 			}
@@ -257,7 +259,8 @@ int moeep_cuda_join(struct moeep_comm *comm)
 		rc = moeep_fail(MOEEP_ERR_UNSUPPORTED,
 				"%d ranks are on device %d (%s), which has %d SMs: their kernels "
 				"cannot all be resident",
-				cuda->ranks_here, cuda->context->device, cuda->context->name, cuda->context->sms);
+				cuda->ranks_here, cuda->context->device, cuda->context->name,
+				cuda->context->sms);
 	}
 	return moeep_comm_agree(comm, rc);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cuda/device.h - what a comm has of its GPU: the words that its kernels share with the host, and the
- * thread that watches over them.
+ * cuda/device.h - what a comm has of its GPU: the words that its kernels share with the host, and
+ * the thread that watches over them.
  */
 #ifndef MOEEP_CUDA_DEVICE_H
 #define MOEEP_CUDA_DEVICE_H

@@ -100,9 +100,8 @@ int moeep_cuda_event_wait(struct moeep_event *event, uint32_t timeout_ms)
 
 		rc = query(event);
 		waited = moeep_now_ns() - start;
-		if (rc != MOEEP_ERR_NOT_READY ||
-		    (timeout_ms != MOEEP_TIMEOUT_NONE &&
-		     waited >= (uint64_t)timeout_ms * 1000000u)) {
+		if (rc != MOEEP_ERR_NOT_READY || (timeout_ms != MOEEP_TIMEOUT_NONE &&
+						  waited >= (uint64_t)timeout_ms * 1000000u)) {
 			break;
 		}
 		if (waited > EAGER_NS) {
@@ -126,8 +125,7 @@ int moeep_cuda_event_record(struct moeep_event *event, struct moeep_buffer *buff
 	*event->cuda->result = (struct moeep_dev_result){.code = MOEEP_OK};
 	result = cuda->cu->cuEventRecord(event->cuda->event, moeep_cuda_stream(buffer, stream));
 	moeep_cuda_leave(cuda);
-	return result == CUDA_SUCCESS ? MOEEP_OK
-				      : moeep_cu_fail(cuda->cu, result, "cuEventRecord");
+	return result == CUDA_SUCCESS ? MOEEP_OK : moeep_cu_fail(cuda->cu, result, "cuEventRecord");
 }
 
 int moeep_cuda_stream_wait(struct moeep_event *event, struct moeep_buffer *buffer,
@@ -140,8 +138,8 @@ int moeep_cuda_stream_wait(struct moeep_event *event, struct moeep_buffer *buffe
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	result = cuda->cu->cuStreamWaitEvent(moeep_cuda_stream(buffer, stream),
-					     event->cuda->event, 0);
+	result = cuda->cu->cuStreamWaitEvent(moeep_cuda_stream(buffer, stream), event->cuda->event,
+					     0);
 	moeep_cuda_leave(cuda);
 	return result == CUDA_SUCCESS ? MOEEP_OK
 				      : moeep_cu_fail(cuda->cu, result, "cuStreamWaitEvent");

@@ -67,8 +67,8 @@ void moeep_cuda_lay_out(struct moeep_geometry *g)
 	w->ll_csent = take(&at, MOEEP_SLOTS * ranks * 8);
 	w->ll_creceived = take(&at, ranks * 8);
 	g->device_flags = at;
-	w->entry_bytes = moeep_align(MOEEP_DEV_ENTRY_COUNTS + 4 * (ranks + (uint64_t)c->num_experts),
-				     UNIT);
+	w->entry_bytes =
+		moeep_align(MOEEP_DEV_ENTRY_COUNTS + 4 * (ranks + (uint64_t)c->num_experts), UNIT);
 	w->ht_entry = take(&at, MOEEP_SLOTS * ranks * w->entry_bytes);
 	hint->control_bytes = at;
 	if (c->modes & MOEEP_MODE_HT) {

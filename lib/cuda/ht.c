@@ -12,9 +12,13 @@
 /* Measured, see docs/performance.md. */
 #define DISPATCH_BLOCKS 24
 #define COMBINE_BLOCKS	32
-/* Pieces that a warp has under way, and the shortest piece for which fewer are taken. */
-#define MOST_STAGES 8
+/* Pieces that a warp has under way: of rows on their way, and of rows that are summed, several a
+ * token. */
 #define LEAST_STAGES 4
+#define MOST_STAGES  8
+#define SUM_STAGES   16
+/* Pieces are multiples of what a lane sums at once. */
+#define UNIT 32
 
 /* How a row is cut into the pieces that the copy engine moves. */
 struct pieces {
@@ -24,17 +28,19 @@ struct pieces {
 };
 
 static struct pieces cut_rows(const struct moeep_cuda *cuda, enum moeep_cuda_kernel_id id,
-			      uint64_t row_bytes)
+			      uint64_t row_bytes, int least_stages, int most_stages)
 {
-	uint64_t room = (uint64_t)(cuda->context->max_shared - cuda->context->kernels[id].static_shared) - 512;
-	uint64_t most = room / (MOEEP_DEV_MOVERS * LEAST_STAGES) / 16 * 16;
+	uint64_t room =
+		(uint64_t)(cuda->context->max_shared - cuda->context->kernels[id].static_shared) -
+		512;
+	uint64_t most = room / (MOEEP_DEV_MOVERS * (uint64_t)least_stages) / UNIT * UNIT;
 	uint64_t count = (row_bytes + most - 1) / most;
-	struct pieces p = {.stages = MOST_STAGES};
+	struct pieces p = {.stages = most_stages};
 
 	if (!cuda->context->bulk) {
 		return (struct pieces){.bytes = row_bytes, .stages = 2};
 	}
-	p.bytes = moeep_align((row_bytes + count - 1) / count, 16);
+	p.bytes = moeep_align((row_bytes + count - 1) / count, UNIT);
 	if ((uint64_t)p.stages * MOEEP_DEV_MOVERS * p.bytes > room) {
 		p.stages = (int)(room / (MOEEP_DEV_MOVERS * p.bytes));
 	}
@@ -269,8 +275,8 @@ static int launch_expand(struct moeep_cuda_call *call, const struct dispatch *d)
 				 local <= MOEEP_DEV_HIST ? 4 * (size_t)local : 0, &p);
 }
 
-int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle,
-			const void *args, const moeep_launch_t *launch)
+int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
+			const moeep_launch_t *launch)
 {
 	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE, MOEEP_CUDA_HT_MOVE};
 	struct dispatch d = {.args = args};
@@ -290,11 +296,13 @@ int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 					  (uint64_t)d.args->capacity * d.row_bytes);
 		d.direct = place.region != 0;
 	}
-	d.pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes);
+	d.pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes, LEAST_STAGES,
+			    MOST_STAGES);
 	shared[0] = route_shared(&buffer->geo);
 	shared[1] = d.pieces.shared;
 	rc = moeep_cuda_blocks(&call, ids, shared, 2, DISPATCH_BLOCKS, 2, &d.blocks);
-	/* Rows for ordinary memory come through the window, and some blocks copy them from there. */
+	/* Rows for ordinary memory come through the window, and some blocks copy them from there.
+	 */
 	d.senders = d.args->recv_x && !d.expert_major && !d.direct && buffer->geo.num_ranks > 1
 			    ? (d.blocks + 1) / 2
 			    : d.blocks;
@@ -337,8 +345,7 @@ static int check_combine(const struct moeep_handle *handle, const moeep_combine_
 int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		       const void *args_void, const moeep_launch_t *launch)
 {
-	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE,
-							MOEEP_CUDA_HT_COMBINE};
+	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE, MOEEP_CUDA_HT_COMBINE};
 	const moeep_combine_args_t *args = args_void;
 	bool expert_major = handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR;
 	int32_t staged = expert_major && buffer->geo.config.partial_dtype == MOEEP_FP32
@@ -351,6 +358,7 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	struct moeep_ht_combine_params p = {0};
 	struct moeep_cuda_call call;
 	struct pieces pieces;
+	struct pieces sums;
 	size_t shared[2];
 	int blocks = 0;
 	int senders;
@@ -362,9 +370,12 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, row_bytes);
+	pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, row_bytes, LEAST_STAGES,
+			  MOST_STAGES);
+	sums = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, staged_bytes, SUM_STAGES,
+			SUM_STAGES);
 	shared[0] = route_shared(&buffer->geo);
-	shared[1] = pieces.shared;
+	shared[1] = pieces.shared > sums.shared ? pieces.shared : sums.shared;
 	rc = moeep_cuda_blocks(&call, ids, shared, 2, COMBINE_BLOCKS, 2, &blocks);
 	senders = (blocks + 1) / 2;
 	set_route(&call, &route);
@@ -393,11 +404,13 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		.row_bytes = row_bytes,
 		.staged_bytes = staged_bytes,
 		.piece = pieces.bytes,
+		.sum_piece = sums.bytes,
 		.num_tokens = handle->num_tokens,
 		.dtype = args->dtype,
 		.staged_dtype = staged,
 		.senders = senders,
 		.stages = pieces.stages,
+		.sum_stages = sums.stages,
 		.bulk = buffer->comm->cuda->context->bulk,
 		.expert_major = expert_major,
 		.weighted = route.weighted,

@@ -18,8 +18,8 @@ static int begin(struct moeep_cuda_call *call)
 	const struct moeep_cu *cu = call->buffer->comm->cuda->cu;
 
 	if (launch->wait_event) {
-		CUresult result = cu->cuStreamWaitEvent(call->stream,
-							launch->wait_event->cuda->event, 0);
+		CUresult result =
+			cu->cuStreamWaitEvent(call->stream, launch->wait_event->cuda->event, 0);
 
 		if (result != CUDA_SUCCESS) {
 			return moeep_cu_fail(cu, result, "waiting for launch.wait_event");
@@ -72,10 +72,10 @@ int moeep_cuda_launch(struct moeep_cuda_call *call, enum moeep_cuda_kernel_id id
 {
 	const struct moeep_cuda *cuda = call->buffer->comm->cuda;
 	void *list[] = {params};
-	CUresult result = cuda->cu->cuLaunchKernel(
-		cuda->context->kernels[id].function, (unsigned)blocks, 1, 1,
-		(unsigned)cuda->context->kernels[id].threads, 1, 1, (unsigned)shared_bytes, call->stream,
-		list, NULL);
+	CUresult result =
+		cuda->cu->cuLaunchKernel(cuda->context->kernels[id].function, (unsigned)blocks, 1,
+					 1, (unsigned)cuda->context->kernels[id].threads, 1, 1,
+					 (unsigned)shared_bytes, call->stream, list, NULL);
 
 	return result == CUDA_SUCCESS ? MOEEP_OK
 				      : moeep_cu_fail(cuda->cu, result,
@@ -121,12 +121,11 @@ int moeep_cuda_end(struct moeep_cuda_call *call, int rc)
 }
 
 int moeep_cuda_blocks(const struct moeep_cuda_call *call, const enum moeep_cuda_kernel_id *ids,
-		      const size_t *shared_bytes, int count, int otherwise, int least,
-		      int *blocks)
+		      const size_t *shared_bytes, int count, int otherwise, int least, int *blocks)
 {
 	const struct moeep_cuda *cuda = call->buffer->comm->cuda;
-	int asked = call->launch->num_sms ? call->launch->num_sms
-					  : call->buffer->geo.config.num_sms;
+	int asked =
+		call->launch->num_sms ? call->launch->num_sms : call->buffer->geo.config.num_sms;
 	int most = MOEEP_CUDA_BLOCKS;
 
 	for (int i = 0; i < count; i++) {
@@ -138,11 +137,13 @@ int moeep_cuda_blocks(const struct moeep_cuda_call *call, const enum moeep_cuda_
 		return moeep_fail(MOEEP_ERR_INVALID, "launch.num_sms is %d", asked);
 	}
 	if (most < least || asked > most) {
-		return moeep_fail(MOEEP_ERR_UNSUPPORTED,
-				  "num_sms is %d; with %d ranks on device %d (%s) at most %d blocks "
-				  "of this operation can be resident for each, and at least %d are "
-				  "needed",
-				  asked, cuda->ranks_here, cuda->context->device, cuda->context->name, most, least);
+		return moeep_fail(
+			MOEEP_ERR_UNSUPPORTED,
+			"num_sms is %d; with %d ranks on device %d (%s) at most %d blocks "
+			"of this operation can be resident for each, and at least %d are "
+			"needed",
+			asked, cuda->ranks_here, cuda->context->device, cuda->context->name, most,
+			least);
 	}
 	*blocks = asked ? asked : otherwise < most ? otherwise : most;
 	*blocks = *blocks < least ? least : *blocks;

@@ -28,8 +28,7 @@ int moeep_cuda_end(struct moeep_cuda_call *call, int result);
  * or the buffer asks for, else `otherwise`, as far as they can all be resident. At least `least`.
  */
 int moeep_cuda_blocks(const struct moeep_cuda_call *call, const enum moeep_cuda_kernel_id *ids,
-		      const size_t *shared_bytes, int count, int otherwise, int least,
-		      int *blocks);
+		      const size_t *shared_bytes, int count, int otherwise, int least, int *blocks);
 
 /* The result of an operation that has completed, its detail set. */
 int moeep_cuda_result(struct moeep_comm *comm, const struct moeep_dev_result *result);

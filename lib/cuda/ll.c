@@ -8,7 +8,7 @@
 #include "host/ll.h"
 
 /* Measured, see docs/performance.md. */
-#define DEFAULT_BLOCKS 64
+#define DEFAULT_BLOCKS 128
 
 #define SEND 1
 #define RECV 2
@@ -41,9 +41,8 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	} else if (handle->kind != MOEEP_ROUTE_LL_SENT) {
 		return moeep_fail(MOEEP_ERR_STATE, "RECV without a SEND of this handle");
 	}
-	if ((phases & RECV) &&
-	    (phases & SEND ? next : handle->route) !=
-		    ((buffer->ll_recv_epoch + 1) & MOEEP_EPOCH_MASK)) {
+	if ((phases & RECV) && (phases & SEND ? next : handle->route) !=
+				       ((buffer->ll_recv_epoch + 1) & MOEEP_EPOCH_MASK)) {
 		return moeep_fail(
 			MOEEP_ERR_STATE,
 			"RECV out of order: another handle's SEND came before this one's");
@@ -97,8 +96,8 @@ static void set_scales(const struct moeep_geometry *g, const moeep_ll_dispatch_a
 						   .dtype = scale,
 						   .count = count,
 						   .stride = stride};
-	p->expert_scales_bytes = moeep_scales_bytes(scale, args->recv_scale_layout, args->capacity,
-						    count, stride);
+	p->expert_scales_bytes =
+		moeep_scales_bytes(scale, args->recv_scale_layout, args->capacity, count, stride);
 }
 
 int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle,
@@ -110,11 +109,15 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	int phases = phases_of(args->phase);
 	struct moeep_ll_dispatch_params p = {0};
 	struct moeep_cuda_call call;
-	size_t shared = 4 * ((size_t)g->num_ranks +
-			     (g->local_experts <= MOEEP_DEV_HIST ? (size_t)g->local_experts : 0));
+	int64_t counters = (int64_t)g->num_ranks * g->local_experts;
+	size_t shared;
 	int blocks = 0;
 	int32_t dtype;
 	int rc = check_dispatch(buffer, handle, phases);
+
+	p.wide = counters <= MOEEP_DEV_HIST;
+	counters = p.wide ? counters : g->local_experts <= MOEEP_DEV_HIST ? g->local_experts : 0;
+	shared = 4 * ((size_t)g->num_ranks + (size_t)counters);
 
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_begin(&call, buffer, handle, launch,
@@ -171,7 +174,8 @@ static int check_combine(const struct moeep_buffer *buffer, const struct moeep_h
 
 	if (phases & SEND) {
 		if (handle->kind != MOEEP_ROUTE_LL) {
-			return moeep_fail(MOEEP_ERR_STATE, "the handle has no complete LL dispatch");
+			return moeep_fail(MOEEP_ERR_STATE,
+					  "the handle has no complete LL dispatch");
 		}
 		if (handle->combine_open) {
 			return moeep_fail(MOEEP_ERR_STATE,

@@ -8,15 +8,9 @@
 
 /* What check_agreement() of the kernels compares. */
 static const char *const fields[] = {
-	"the operation",
-	"flags",
-	"the handle's dispatch (its epoch)",
-	"dtype",
-	"topk",
-	"row_layout",
-	"scale_count",
-	"scale_dtype",
-	"what is given (1 weights, 2 scales, 4 x)",
+	"the operation", "flags",	"the handle's dispatch (its epoch)",
+	"dtype",	 "topk",	"row_layout",
+	"scale_count",	 "scale_dtype", "what is given (1 weights, 2 scales, 4 x)",
 };
 
 static int with_detail(const struct moeep_comm *comm, int code, int detail, long long a,
@@ -24,10 +18,11 @@ static int with_detail(const struct moeep_comm *comm, int code, int detail, long
 {
 	switch (detail) {
 	case MOEEP_DEV_DETAIL_CHOICE:
-		return moeep_fail(code,
-				  "topk_idx of token %lld, choice %lld, is %lld, which is no expert "
-				  "and not -1; it was left out",
-				  a, b, c);
+		return moeep_fail(
+			code,
+			"topk_idx of token %lld, choice %lld, is %lld, which is no expert "
+			"and not -1; it was left out",
+			a, b, c);
 	case MOEEP_DEV_DETAIL_ROWS:
 		return moeep_fail(code, "rank %lld receives %lld rows; its capacity is %lld", a, b,
 				  c);
@@ -35,8 +30,7 @@ static int with_detail(const struct moeep_comm *comm, int code, int detail, long
 		return moeep_fail(code, "rank %lld receives %lld tokens; its handle holds %lld", a,
 				  b, c);
 	case MOEEP_DEV_DETAIL_EXPERT:
-		return moeep_fail(code,
-				  "an expert of rank %d receives %lld rows; capacity is %lld",
+		return moeep_fail(code, "an expert of rank %d receives %lld rows; capacity is %lld",
 				  comm->rank, a, b);
 	case MOEEP_DEV_DETAIL_RECORDS:
 		return moeep_fail(code, "rank %d receives %lld tokens; its handle holds %lld",
@@ -47,8 +41,8 @@ static int with_detail(const struct moeep_comm *comm, int code, int detail, long
 				  "dispatch",
 				  a);
 	case MOEEP_DEV_DETAIL_FIELD:
-		return moeep_fail(code, "%s: %lld on rank %lld, another value elsewhere",
-				  fields[a], c, b);
+		return moeep_fail(code, "%s: %lld on rank %lld, another value elsewhere", fields[a],
+				  c, b);
 	case MOEEP_DEV_DETAIL_OVERFLOW:
 		return moeep_fail(code, "the handle's last dispatch did not fit on every rank");
 	case MOEEP_DEV_DETAIL_NO_ROUTE:

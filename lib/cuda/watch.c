@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cuda/watch.c - between kernels and the group: a failure that a kernel has found becomes the comm's, and
- * the comm's failure, or a peer's death, ends the waits of kernels.
+ * cuda/watch.c - between kernels and the group: a failure that a kernel has found becomes the
+ * comm's, and the comm's failure, or a peer's death, ends the waits of kernels.
  */
 #include "config.h"
 
@@ -31,8 +31,8 @@ static const char *what_text(int what)
 
 static void describe(const struct moeep_comm *comm, struct moeep_cause *cause, int what)
 {
-	static const char *const fields[] = {"",     "dtype",	"quant", "topk",
-					     "weights", "dtype, flags or handle"};
+	static const char *const fields[] = {"",     "dtype",	"quant",
+					     "topk", "weights", "dtype, flags or handle"};
 
 	if (cause->result == MOEEP_ERR_TIMEOUT) {
 		snprintf(cause->message, sizeof(cause->message),
@@ -77,8 +77,8 @@ static bool has_failed(void *arg, struct moeep_pending *pending)
 
 	(void)pending;
 	return atomic_load(&comm->cuda->stop) ||
-	       atomic_load_explicit(&moeep_comm_control(comm)->abort_state,
-				    memory_order_acquire) == MOEEP_ABORT_SET;
+	       atomic_load_explicit(&moeep_comm_control(comm)->abort_state, memory_order_acquire) ==
+		       MOEEP_ABORT_SET;
 }
 
 static void look(struct moeep_comm *comm)
@@ -99,8 +99,7 @@ static void look(struct moeep_comm *comm)
 		int result = moeep_comm_check(comm);
 
 		/* Read by every wait of a kernel. */
-		((volatile struct moeep_dev_shared *)comm->cuda->shared)->abort =
-			(uint32_t)-result;
+		((volatile struct moeep_dev_shared *)comm->cuda->shared)->abort = (uint32_t)-result;
 	}
 }
 

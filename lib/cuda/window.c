@@ -2,9 +2,9 @@
 /*
  * cuda/window.c - device memory that others map.
  *
- * Windows are allocations with a POSIX descriptor. They live as long as somebody maps them, so a peer
- * that was stopped and resumes writes into memory that still exists. The caller's own memory is
- * shared by the driver's IPC handles, which only plain allocations (cuMemAlloc) have.
+ * Windows are allocations with a POSIX descriptor. They live as long as somebody maps them, so a
+ * peer that was stopped and resumes writes into memory that still exists. The caller's own memory
+ * is shared by the driver's IPC handles, which only plain allocations (cuMemAlloc) have.
  */
 #include "config.h"
 
@@ -35,8 +35,8 @@ static int padded(const struct moeep_cuda *cuda, size_t bytes, size_t *whole)
 {
 	CUmemAllocationProp prop = properties(cuda);
 	size_t unit = 0;
-	CUresult result = cuda->cu->cuMemGetAllocationGranularity(
-		&unit, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+	CUresult result = cuda->cu->cuMemGetAllocationGranularity(&unit, &prop,
+								  CU_MEM_ALLOC_GRANULARITY_MINIMUM);
 
 	if (result != CUDA_SUCCESS) {
 		return moeep_cu_fail(cuda->cu, result, "cuMemGetAllocationGranularity");
@@ -191,8 +191,8 @@ static int map(struct moeep_cuda *cuda, int fd, size_t bytes, struct moeep_windo
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	result = cuda->cu->cuMemImportFromShareableHandle(
-		&handle, (void *)(intptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+	result = cuda->cu->cuMemImportFromShareableHandle(&handle, (void *)(intptr_t)fd,
+							  CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
 	if (result != CUDA_SUCCESS) {
 		return moeep_cu_fail(cuda->cu, result, "importing a peer's device memory");
 	}
@@ -237,7 +237,8 @@ int moeep_cuda_share_make(struct moeep_cuda *cuda, void *ptr, size_t bytes, bool
 				  "cudaMalloc() or moeep_mem_alloc()",
 				  ptr);
 	}
-	*share = (struct moeep_cuda_share){.pointer = at, .bytes = bytes, .device = cuda->context->device};
+	*share = (struct moeep_cuda_share){
+		.pointer = at, .bytes = bytes, .device = cuda->context->device};
 	if (!processes) {
 		return MOEEP_OK;
 	}
