@@ -9,7 +9,7 @@
 #include "cuda/window.h"
 #include "ep/check.h"
 
-/* Measured, see docs/performance.md. */
+/* Measured, see docs/performance-gpu.md. */
 #define DISPATCH_BLOCKS 24
 #define COMBINE_BLOCKS	32
 /* Pieces that a warp has under way: of rows on their way, and of rows that are summed, several a

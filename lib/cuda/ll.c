@@ -7,7 +7,7 @@
 #include "ep/check.h"
 #include "host/ll.h"
 
-/* Measured, see docs/performance.md. */
+/* Measured, see docs/performance-gpu.md. */
 #define DEFAULT_BLOCKS 128
 
 #define SEND 1
