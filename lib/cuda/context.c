@@ -76,14 +76,16 @@ static int choose_device(struct moeep_cuda_context *cuda, int device_plus_one)
 	}
 	if (!cuda->context) {
 		int ordinal = device_plus_one > 0 ? device_plus_one - 1 : 0;
+		const char *call = "cuDeviceGet";
 
 		result = cu->cuDeviceGet(&cuda->device, ordinal);
 		if (result == CUDA_SUCCESS) {
+			call = "cuDevicePrimaryCtxRetain";
 			result = cu->cuDevicePrimaryCtxRetain(&cuda->context, cuda->device);
 		}
 		if (result != CUDA_SUCCESS) {
 			cuda->context = NULL;
-			return moeep_cu_fail(cu, result, "using device %d", ordinal);
+			return moeep_cu_fail(cu, result, "%s of device %d", call, ordinal);
 		}
 		cuda->primary = true;
 	}
@@ -92,9 +94,18 @@ static int choose_device(struct moeep_cuda_context *cuda, int device_plus_one)
 
 static int check_device(struct moeep_cuda_context *cuda)
 {
+	CUresult result;
+	int major = 0;
+
 	(void)cuda->cu->cuDeviceGetName(cuda->name, sizeof(cuda->name), cuda->device);
 	(void)cuda->cu->cuDeviceGetUuid(&cuda->uuid, cuda->device);
-	cuda->capability = attribute(cuda, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) * 10 +
+	result = cuda->cu->cuDeviceGetAttribute(
+		&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, cuda->device);
+	if (result != CUDA_SUCCESS) {
+		return moeep_cu_fail(cuda->cu, result, "cuDeviceGetAttribute of device %d",
+				     cuda->device);
+	}
+	cuda->capability = major * 10 +
 			   attribute(cuda, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 	cuda->sms = attribute(cuda, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
 	cuda->max_shared = attribute(cuda, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
@@ -122,23 +133,24 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 	struct moeep_cuda_kernel *kernel = &cuda->kernels[id];
 	const struct moeep_image *image = moeep_image_find(kernel_table[id].image);
 	const struct moeep_cu *cu = cuda->cu;
+	const char *call = "cuModuleLoadData";
 	CUresult result = cu->cuModuleLoadData(&kernel->module, image->start);
 	static const char nothing[4096]; /* room for any kernel's arguments */
 	void *arguments[] = {(void *)(uintptr_t)nothing};
 
-	if (result != CUDA_SUCCESS) {
-		return moeep_cu_fail(cu, result,
-				     "loading the kernels of %s for device %d (%s, sm_%d)",
-				     image->name, cuda->device, cuda->name, cuda->capability);
-	}
-	result = cu->cuModuleGetFunction(&kernel->function, kernel->module,
-					 kernel_table[id].function);
 	if (result == CUDA_SUCCESS) {
+		call = "cuModuleGetFunction";
+		result = cu->cuModuleGetFunction(&kernel->function, kernel->module,
+						 kernel_table[id].function);
+	}
+	if (result == CUDA_SUCCESS) {
+		call = "cuFuncGetAttribute";
 		result = cu->cuFuncGetAttribute(&kernel->static_shared,
 						CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
 						kernel->function);
 	}
 	if (result == CUDA_SUCCESS) {
+		call = "cuFuncSetAttribute";
 		result = cu->cuFuncSetAttribute(kernel->function,
 						CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
 						cuda->max_shared - kernel->static_shared);
@@ -150,12 +162,15 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 	 * at once.
 	 */
 	if (result == CUDA_SUCCESS) {
+		call = "cuLaunchKernel";
 		result = cu->cuLaunchKernel(kernel->function, 1, 1, 1, (unsigned)kernel->threads, 1,
 					    1, (unsigned)(cuda->max_shared - kernel->static_shared),
 					    stream, arguments, NULL);
 	}
 	if (result != CUDA_SUCCESS) {
-		return moeep_cu_fail(cu, result, "preparing kernel %s", kernel_table[id].function);
+		return moeep_cu_fail(cu, result, "%s of %s for device %d (%s, sm_%d)", call,
+				     kernel_table[id].function, cuda->device, cuda->name,
+				     cuda->capability);
 	}
 	return MOEEP_OK;
 }
@@ -177,7 +192,7 @@ static int load_kernels(struct moeep_cuda_context *context)
 	}
 	result = cu->cuStreamSynchronize(stream);
 	if (rc == MOEEP_OK && result != CUDA_SUCCESS) {
-		rc = moeep_cu_fail(cu, result, "a first launch of the kernels");
+		rc = moeep_cu_fail(cu, result, "cuStreamSynchronize after a first launch of kernels");
 	}
 	(void)cu->cuStreamDestroy(stream);
 	return rc;

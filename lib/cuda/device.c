@@ -45,6 +45,7 @@ int moeep_cuda_resident(const struct moeep_cuda *cuda, enum moeep_cuda_kernel_id
 int moeep_cuda_alloc(struct moeep_cuda *cuda, size_t bytes, CUdeviceptr *memory)
 {
 	const struct moeep_cu *cu = cuda->cu;
+	const char *call = "cuMemsetD8Async";
 	CUresult result;
 
 	*memory = 0;
@@ -52,16 +53,18 @@ int moeep_cuda_alloc(struct moeep_cuda *cuda, size_t bytes, CUdeviceptr *memory)
 	result = cu->cuMemAllocAsync(memory, bytes, cuda->stream);
 	if (result != CUDA_SUCCESS) {
 		*memory = 0;
-		return moeep_cu_fail(cu, result, "allocating %zu bytes of device memory", bytes);
+		return moeep_cu_fail(cu, result, "cuMemAllocAsync of %zu bytes", bytes);
 	}
 	result = cu->cuMemsetD8Async(*memory, 0, bytes, cuda->stream);
 	if (result == CUDA_SUCCESS) {
+		call = "cuStreamSynchronize";
 		result = cu->cuStreamSynchronize(cuda->stream);
 	}
 	if (result != CUDA_SUCCESS) {
 		moeep_cuda_free(cuda, *memory);
 		*memory = 0;
-		return moeep_cu_fail(cu, result, "zeroing %zu bytes of device memory", bytes);
+		return moeep_cu_fail(cu, result, "%s, zeroing %zu bytes of device memory", call,
+				     bytes);
 	}
 	return MOEEP_OK;
 }
@@ -76,14 +79,16 @@ void moeep_cuda_free(struct moeep_cuda *cuda, CUdeviceptr memory)
 int moeep_cuda_put(struct moeep_cuda *cuda, CUdeviceptr to, const void *from, size_t bytes)
 {
 	const struct moeep_cu *cu = cuda->cu;
+	const char *call = "cuMemcpyHtoDAsync";
 	CUresult result = cu->cuMemcpyHtoDAsync(to, from, bytes, cuda->stream);
 
 	if (result == CUDA_SUCCESS) {
+		call = "cuStreamSynchronize";
 		result = cu->cuStreamSynchronize(cuda->stream);
 	}
 	return result == CUDA_SUCCESS
 		       ? MOEEP_OK
-		       : moeep_cu_fail(cu, result, "copying %zu bytes to the device", bytes);
+		       : moeep_cu_fail(cu, result, "%s of %zu bytes", call, bytes);
 }
 
 static int open_memory(struct moeep_comm *comm)

@@ -365,6 +365,8 @@ int main(void)
 	const char *missing = missing_kernels();
 
 	unsetenv("MOEEP_CUDA_DRIVER");
+	/* Kernels are launched once when they are loaded. */
+	setenv("FAKE_CUDA_LAUNCH", "1", 1);
 	tap_require_all("shared", child_have_fake(), "%s was not built here", FAKE_DRIVER);
 	tap_require_all("nvcc", !missing, "the build has no kernels: %s", missing ? missing : "");
 	group = mmap(NULL, sizeof(*group), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,

@@ -45,12 +45,10 @@ static CUresult enter_stream(const char *function, CUstream stream)
 	return fake_stream_valid(stream) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
-CUresult cuStreamCreateWithPriority(CUstream *stream, unsigned int flags, int priority)
+static CUresult stream_create(CUstream *stream, unsigned int flags)
 {
 	struct CUstream_st *own;
 
-	(void)priority;
-	FAKE_TRY(fake_enter_context("cuStreamCreateWithPriority", NULL));
 	if ((flags & ~(unsigned int)CU_STREAM_NON_BLOCKING) != 0) {
 		return CUDA_ERROR_INVALID_VALUE;
 	}
@@ -64,10 +62,17 @@ CUresult cuStreamCreateWithPriority(CUstream *stream, unsigned int flags, int pr
 	return CUDA_SUCCESS;
 }
 
+CUresult cuStreamCreateWithPriority(CUstream *stream, unsigned int flags, int priority)
+{
+	(void)priority;
+	FAKE_TRY(fake_enter_context("cuStreamCreateWithPriority", NULL));
+	return stream_create(stream, flags);
+}
+
 CUresult cuStreamCreate(CUstream *stream, unsigned int flags)
 {
 	FAKE_TRY(fake_enter_context("cuStreamCreate", NULL));
-	return cuStreamCreateWithPriority(stream, flags, 0);
+	return stream_create(stream, flags);
 }
 
 CUresult cuStreamDestroy_v2(CUstream stream)
