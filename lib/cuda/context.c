@@ -105,8 +105,8 @@ static int check_device(struct moeep_cuda_context *cuda)
 		return moeep_cu_fail(cuda->cu, result, "cuDeviceGetAttribute of device %d",
 				     cuda->device);
 	}
-	cuda->capability = major * 10 +
-			   attribute(cuda, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+	cuda->capability =
+		major * 10 + attribute(cuda, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 	cuda->sms = attribute(cuda, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
 	cuda->max_shared = attribute(cuda, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
 	if (cuda->capability < 80) {
@@ -192,7 +192,8 @@ static int load_kernels(struct moeep_cuda_context *context)
 	}
 	result = cu->cuStreamSynchronize(stream);
 	if (rc == MOEEP_OK && result != CUDA_SUCCESS) {
-		rc = moeep_cu_fail(cu, result, "cuStreamSynchronize after a first launch of kernels");
+		rc = moeep_cu_fail(cu, result,
+				   "cuStreamSynchronize after a first launch of kernels");
 	}
 	(void)cu->cuStreamDestroy(stream);
 	return rc;

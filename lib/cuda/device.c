@@ -86,9 +86,8 @@ int moeep_cuda_put(struct moeep_cuda *cuda, CUdeviceptr to, const void *from, si
 		call = "cuStreamSynchronize";
 		result = cu->cuStreamSynchronize(cuda->stream);
 	}
-	return result == CUDA_SUCCESS
-		       ? MOEEP_OK
-		       : moeep_cu_fail(cu, result, "%s of %zu bytes", call, bytes);
+	return result == CUDA_SUCCESS ? MOEEP_OK
+				      : moeep_cu_fail(cu, result, "%s of %zu bytes", call, bytes);
 }
 
 static int open_memory(struct moeep_comm *comm)

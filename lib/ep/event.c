@@ -183,9 +183,10 @@ int moeep_event_reset(moeep_event_t *event)
 		return moeep_fail(MOEEP_ERR_INVALID, "event is NULL");
 	}
 	if (event->cuda) {
-		return moeep_fail(MOEEP_ERR_UNSUPPORTED,
-				  "moeep_event_reset() is for the host backend; record the event on "
-				  "a stream");
+		return moeep_fail(
+			MOEEP_ERR_UNSUPPORTED,
+			"moeep_event_reset() is for the host backend; record the event on "
+			"a stream");
 	}
 	rc = moeep_event_begin(event);
 	if (rc == MOEEP_OK) {

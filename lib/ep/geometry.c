@@ -263,8 +263,8 @@ int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_
 		tokens = g->config.ll_max_tokens;
 	}
 	if (cuda) {
-		g->hint.handle_bytes = moeep_cuda_handle_bytes(g, g->config.modes, tokens,
-							       tokens * num_ranks);
+		g->hint.handle_bytes =
+			moeep_cuda_handle_bytes(g, g->config.modes, tokens, tokens * num_ranks);
 		g->hint.private_bytes = moeep_cuda_private_bytes(g);
 	} else {
 		g->hint.handle_bytes = moeep_geometry_handle_bytes(g, tokens, tokens * num_ranks);

@@ -69,8 +69,7 @@ static int region_add(struct moeep_comm *comm, struct moeep_region *region)
 
 	region->id = ++comm->next_region;
 	if (comm->cuda) {
-		rc = moeep_comm_agree(comm,
-				      moeep_cuda_region_set(comm, region->id, region->bases));
+		rc = moeep_comm_agree(comm, moeep_cuda_region_set(comm, region->id, region->bases));
 	}
 	if (rc != MOEEP_OK) {
 		region_free(comm, region);
@@ -245,9 +244,8 @@ static int share_memory(struct moeep_comm *comm, void *ptr, size_t bytes,
 	for (int rank = 0; rank < comm->num_ranks && other < 0; rank++) {
 		moeep_transport_t transport = comm->peers[rank].transport;
 
-		other = transport == MOEEP_TRANSPORT_SHM || transport == MOEEP_TRANSPORT_CUDA
-				? rank
-				: -1;
+		other = transport == MOEEP_TRANSPORT_SHM || transport == MOEEP_TRANSPORT_CUDA ? rank
+											      : -1;
 	}
 	if (comm->cuda) {
 		int rc = moeep_cuda_enter(comm->cuda);
