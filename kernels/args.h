@@ -384,8 +384,8 @@ struct moeep_ht_combine_params {
 	const char *bias;
 	uint64_t row_bytes;    /* of x and out */
 	uint64_t staged_bytes; /* of rows that travel */
-	uint64_t piece;	    /* of a row that is sent at once, and summed */
-	uint64_t sum_piece;
+	uint64_t piece;	    /* bytes of a row that are sent at once */
+	uint64_t sum_piece; /* and that are summed at once */
 	int64_t num_tokens;
 	int32_t dtype;
 	int32_t staged_dtype;

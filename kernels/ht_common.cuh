@@ -276,6 +276,8 @@ DEV void landed_init(struct landed *l)
 /* By a mover, whose copies of that many rows are complete. */
 DEV void landed_put(struct landed *l, int count)
 {
+	/* Pairs with the fence in landed_all() and report_landed(): first the rows, then the count. */
+	__threadfence_block();
 	((volatile struct landed *)l)->count[WARP][LANE] = count;
 }
 

@@ -252,14 +252,12 @@ DEV void count_sent(const struct moeep_ll_dispatch_params &p)
 
 		for (int half = 0; half < 2; half++) {
 			int k = half * 32 + LANE;
-			int id = k < p.topk
-					 ? check_choice(c,
-							raw_choice(p.topk_idx, p.topk_dtype,
-								   token * p.topk + k),
-							token, k)
-					 : -1;
+			int64_t id = k < p.topk ? raw_choice(p.topk_idx, p.topk_dtype,
+							     token * p.topk + k)
+						: -1;
 
-			rank[half] = id < 0 ? -1 : expert_rank(c, id);
+			/* A bad one was noted when it was sent; the result may be out already. */
+			rank[half] = id < 0 || id >= c.num_experts ? -1 : expert_rank(c, (int)id);
 		}
 		warp_distinct(&rank[0], &rank[1], p.topk > 32);
 		for (int half = 0; half < 2; half++) {
