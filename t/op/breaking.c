@@ -101,6 +101,10 @@ static const struct breaking cases[] = {
 	{"NaN, infinity and -0", 3, 7, 3, 136, ROUTE_ANY, VARY, PAYLOAD_SPECIAL, true},
 	{"any bits", 4, 7, 3, 136, ROUTE_MASKED, VARY, PAYLOAD_BITS, false},
 	{"the shortest row", 4, 7, 3, 8, ROUTE_DISTINCT, VARY, PAYLOAD_NUMBERS, true},
+	/* Longer than what a device sums at a time, and no multiple of it. */
+	{"long rows", 2, 6, 3, 7176, ROUTE_DISTINCT, VARY, PAYLOAD_NUMBERS, true},
+	{"more rows in a sum than a device holds", 12, 24, 12, 2056, ROUTE_DISTINCT, VARY,
+	 PAYLOAD_NUMBERS, true},
 };
 
 static void all_cases(void)

@@ -57,7 +57,8 @@ esac
 helpers="$abs_top_builddir/t/.libs/libop.a $abs_top_builddir/t/.libs/libtap.a"
 # Kernels are data, and linked as they are; a build without them has no such archive.
 images=$abs_top_builddir/kernels/.libs/libimages.a
-[ ! -e "$images" ] || helpers="$helpers $images"
+[ -e "$images" ] || images=
+helpers="$helpers $images"
 # shellcheck disable=SC2086
 ls "$archive" $helpers >/dev/null
 tap_ok $? "the archives of library and tests are built" || tap_done
