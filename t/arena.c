@@ -150,11 +150,12 @@ static void release(struct arena *arena, struct block *block)
 
 void arena_free(struct arena *arena, const void *memory)
 {
-	struct block *block = (struct block *)(uintptr_t)memory - 1;
+	struct block *block;
 
 	if (!memory) {
 		return;
 	}
+	block = (struct block *)(uintptr_t)memory - 1;
 	if (!arena_has(arena, memory) || block->magic != MAGIC || block->owner == 0) {
 		tap_bail("%p is freed, but is no block in use of the arena", memory);
 	}
