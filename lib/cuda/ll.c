@@ -5,75 +5,11 @@
 #include "core/error.h"
 #include "cuda/launch.h"
 #include "ep/check.h"
+#include "ep/ll_state.h"
 #include "host/ll.h"
 
 /* Measured, see docs/performance-gpu.md. */
 #define DEFAULT_BLOCKS 128
-
-#define SEND 1
-#define RECV 2
-
-static int phases_of(int32_t phase)
-{
-	return phase == MOEEP_PHASE_BOTH ? SEND | RECV : phase == MOEEP_PHASE_SEND ? SEND : RECV;
-}
-
-/*
- * The order of the phases is known when they are called: what follows is about calls, and holds for
- * a captured stream as well.
- */
-static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
-			  int phases)
-{
-	uint64_t next = (atomic_load_explicit(&buffer->ll_epoch, memory_order_relaxed) + 1) &
-			MOEEP_EPOCH_MASK;
-
-	if (phases & SEND) {
-		if (((next - buffer->ll_recv_epoch) & MOEEP_EPOCH_MASK) > MOEEP_SLOTS) {
-			return moeep_fail(MOEEP_ERR_STATE,
-					  "%d LL dispatches are between SEND and RECV already",
-					  MOEEP_SLOTS);
-		}
-		if (handle->kind == MOEEP_ROUTE_LL_SENT || handle->combine_open) {
-			return moeep_fail(MOEEP_ERR_STATE,
-					  "the handle has an operation between SEND and RECV");
-		}
-	} else if (handle->kind != MOEEP_ROUTE_LL_SENT) {
-		return moeep_fail(MOEEP_ERR_STATE, "RECV without a SEND of this handle");
-	}
-	if ((phases & RECV) && (phases & SEND ? next : handle->route) !=
-				       ((buffer->ll_recv_epoch + 1) & MOEEP_EPOCH_MASK)) {
-		return moeep_fail(
-			MOEEP_ERR_STATE,
-			"RECV out of order: another handle's SEND came before this one's");
-	}
-	return MOEEP_OK;
-}
-
-static void note_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle,
-			  const moeep_ll_dispatch_args_t *args, int phases)
-{
-	if (phases & SEND) {
-		uint64_t epoch =
-			(atomic_load_explicit(&buffer->ll_epoch, memory_order_relaxed) + 1) &
-			MOEEP_EPOCH_MASK;
-
-		atomic_store_explicit(&buffer->ll_epoch, epoch, memory_order_relaxed);
-		handle->kind = MOEEP_ROUTE_LL_SENT;
-		handle->route = epoch;
-		handle->row_layout = MOEEP_ROWS_EXPERT_MAJOR;
-		handle->topk = args->topk;
-		handle->num_tokens = args->num_tokens;
-		handle->weighted = args->topk_weights != NULL;
-		handle->ll_dtype = args->dtype;
-		handle->ll_quant = args->quant;
-	}
-	if (phases & RECV) {
-		handle->kind = MOEEP_ROUTE_LL;
-		handle->ll_capacity = args->capacity;
-		buffer->ll_recv_epoch = handle->route;
-	}
-}
 
 static void set_scales(const struct moeep_geometry *g, const moeep_ll_dispatch_args_t *args,
 		       struct moeep_ll_dispatch_params *p)
@@ -106,14 +42,14 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	static const enum moeep_cuda_kernel_id kernel = MOEEP_CUDA_LL_DISPATCH;
 	const moeep_ll_dispatch_args_t *args = args_void;
 	const struct moeep_geometry *g = &buffer->geo;
-	int phases = phases_of(args->phase);
+	int phases = moeep_ll_phases(args->phase);
 	struct moeep_ll_dispatch_params p = {0};
 	struct moeep_cuda_call call;
 	int64_t counters = (int64_t)g->num_ranks * g->local_experts;
 	size_t shared;
 	int blocks = 0;
 	int32_t dtype;
-	int rc = check_dispatch(buffer, handle, phases);
+	int rc = moeep_ll_check_dispatch(buffer, handle, phases);
 
 	p.wide = counters <= MOEEP_DEV_HIST;
 	counters = p.wide ? counters : g->local_experts <= MOEEP_DEV_HIST ? g->local_experts : 0;
@@ -121,8 +57,8 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_begin(&call, buffer, handle, launch,
-				      phases & SEND ? MOEEP_OP_LL_DISPATCH_SEND
-						    : MOEEP_OP_LL_DISPATCH_RECV);
+				      phases & MOEEP_LL_SEND ? MOEEP_OP_LL_DISPATCH_SEND
+							     : MOEEP_OP_LL_DISPATCH_RECV);
 	}
 	if (rc != MOEEP_OK) {
 		return rc;
@@ -131,7 +67,7 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	p.c = call.context;
 	p.route = handle->cuda->route;
 	p.phases = phases;
-	if (phases & SEND) {
+	if (phases & MOEEP_LL_SEND) {
 		p.x = args->x;
 		p.topk_idx = args->topk_idx;
 		p.topk_weights = args->topk_weights;
@@ -161,57 +97,13 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_launch(&call, kernel, blocks, shared, &p);
 	}
-	if (rc == MOEEP_OK) {
-		note_dispatch(buffer, handle, args, phases);
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_SEND)) {
+		moeep_ll_note_dispatch_send(buffer, handle, args);
+	}
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_RECV)) {
+		moeep_ll_note_dispatch_recv(buffer, handle, args);
 	}
 	return moeep_cuda_end(&call, rc);
-}
-
-static int check_combine(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
-			 int phases)
-{
-	uint64_t next = (buffer->ll_cepoch + 1) & MOEEP_EPOCH_MASK;
-
-	if (phases & SEND) {
-		if (handle->kind != MOEEP_ROUTE_LL) {
-			return moeep_fail(MOEEP_ERR_STATE,
-					  "the handle has no complete LL dispatch");
-		}
-		if (handle->combine_open) {
-			return moeep_fail(MOEEP_ERR_STATE,
-					  "the handle has a combine between SEND and RECV");
-		}
-		if (((next - buffer->ll_crecv_epoch) & MOEEP_EPOCH_MASK) > MOEEP_SLOTS) {
-			return moeep_fail(MOEEP_ERR_STATE,
-					  "%d LL combines are between SEND and RECV already",
-					  MOEEP_SLOTS);
-		}
-	} else if (!handle->combine_open) {
-		return moeep_fail(MOEEP_ERR_STATE, "RECV without a SEND of this handle");
-	}
-	if ((phases & RECV) && (phases & SEND ? next : handle->combine_epoch) !=
-				       ((buffer->ll_crecv_epoch + 1) & MOEEP_EPOCH_MASK)) {
-		return moeep_fail(
-			MOEEP_ERR_STATE,
-			"RECV out of order: another handle's SEND came before this one's");
-	}
-	return MOEEP_OK;
-}
-
-static void note_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
-			 const moeep_ll_combine_args_t *args, int phases)
-{
-	if (phases & SEND) {
-		buffer->ll_cepoch = (buffer->ll_cepoch + 1) & MOEEP_EPOCH_MASK;
-		handle->combine_epoch = buffer->ll_cepoch;
-		handle->combine_open = true;
-		handle->combine_dtype = args->dtype;
-		handle->combine_unweighted = (args->flags & MOEEP_LL_COMBINE_UNWEIGHTED) != 0;
-	}
-	if (phases & RECV) {
-		buffer->ll_crecv_epoch = handle->combine_epoch;
-		handle->combine_open = false;
-	}
 }
 
 int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
@@ -221,19 +113,19 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	static const size_t shared = 0;
 	const moeep_ll_combine_args_t *args = args_void;
 	const struct moeep_geometry *g = &buffer->geo;
-	int phases = phases_of(args->phase);
+	int phases = moeep_ll_phases(args->phase);
 	struct moeep_ll_combine_params p = {0};
 	struct moeep_cuda_call call;
 	int blocks = 0;
-	int rc = check_combine(buffer, handle, phases);
+	int rc = moeep_ll_check_combine(buffer, handle, phases);
 
-	if (phases & RECV) {
+	if (phases & MOEEP_LL_RECV) {
 		moeep_check_pointer(&rc, "out", args->out, "num_tokens", handle->num_tokens);
 	}
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_begin(&call, buffer, handle, launch,
-				      phases & SEND ? MOEEP_OP_LL_COMBINE_SEND
-						    : MOEEP_OP_LL_COMBINE_RECV);
+				      phases & MOEEP_LL_SEND ? MOEEP_OP_LL_COMBINE_SEND
+							     : MOEEP_OP_LL_COMBINE_RECV);
 	}
 	if (rc != MOEEP_OK) {
 		return rc;
@@ -249,17 +141,20 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	p.dispatch_capacity = handle->ll_capacity;
 	p.capacity = args->capacity ? args->capacity : handle->ll_capacity;
 	p.topk = handle->topk;
-	p.dtype = phases & SEND ? args->dtype : handle->combine_dtype;
-	p.unweighted = phases & SEND ? (args->flags & MOEEP_LL_COMBINE_UNWEIGHTED) != 0
-				     : handle->combine_unweighted;
+	p.dtype = phases & MOEEP_LL_SEND ? args->dtype : handle->combine_dtype;
+	p.unweighted = phases & MOEEP_LL_SEND ? (args->flags & MOEEP_LL_COMBINE_UNWEIGHTED) != 0
+					      : handle->combine_unweighted;
 	p.partial_dtype = g->config.partial_dtype == MOEEP_FP32 ? MOEEP_FP32 : p.dtype;
 	p.row_bytes = (uint64_t)g->config.hidden * moeep_dtype_size(p.dtype);
 	p.partial_bytes = (uint64_t)g->config.hidden * moeep_dtype_size(p.partial_dtype);
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_launch(&call, kernel, blocks, shared, &p);
 	}
-	if (rc == MOEEP_OK) {
-		note_combine(buffer, handle, args, phases);
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_SEND)) {
+		moeep_ll_note_combine_send(buffer, handle, args);
+	}
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_RECV)) {
+		moeep_ll_note_combine_recv(buffer, handle);
 	}
 	return moeep_cuda_end(&call, rc);
 }

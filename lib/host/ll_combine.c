@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "ep/check.h"
+#include "ep/ll_state.h"
 #include "host/ht.h"
 #include "host/ll_combine.h"
 
@@ -165,17 +166,6 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	struct moeep_wait wait;
 	int rc;
 
-	if (handle->kind != MOEEP_ROUTE_LL) {
-		return moeep_fail(MOEEP_ERR_STATE, "the handle has no complete LL dispatch");
-	}
-	if (handle->combine_open) {
-		return moeep_fail(MOEEP_ERR_STATE,
-				  "the handle has a combine between SEND and RECV");
-	}
-	if (((epoch - buffer->ll_crecv_epoch) & MOEEP_EPOCH_MASK) > MOEEP_SLOTS) {
-		return moeep_fail(MOEEP_ERR_STATE,
-				  "%d LL combines are between SEND and RECV already", MOEEP_SLOTS);
-	}
 	moeep_ll_open_rows(handle, args, &rows);
 	rc = check_rows(&rows, buffer->geo.local_experts);
 	if (rc != MOEEP_OK) {
@@ -186,10 +176,7 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	buffer->ll_cepoch = epoch;
-	handle->combine_epoch = epoch;
-	handle->combine_open = true;
-	handle->combine_dtype = args->dtype;
+	moeep_ll_note_combine_send(buffer, handle, args);
 
 	entry = moeep_ll_cslot(buffer, buffer->geo.rank, epoch);
 	*entry = (struct moeep_ll_entry){
@@ -225,7 +212,8 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		      const moeep_ll_combine_args_t *args)
 {
-	struct moeep_ht_op op = {.buffer = buffer, .handle = handle};
+	struct moeep_ht_op op = {
+		.buffer = buffer, .handle = handle, .epoch = handle->combine_epoch};
 	struct moeep_ll_wait reached = {.buffer = buffer,
 					.offset = offsetof(struct moeep_words, ll_csent),
 					.only = handle->send_per_rank,
@@ -233,15 +221,6 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	int lost_at = -1;
 	int rc;
 
-	if (!handle->combine_open) {
-		return moeep_fail(MOEEP_ERR_STATE, "RECV without a SEND of this handle");
-	}
-	op.epoch = handle->combine_epoch;
-	if (op.epoch != ((buffer->ll_crecv_epoch + 1) & MOEEP_EPOCH_MASK)) {
-		return moeep_fail(
-			MOEEP_ERR_STATE,
-			"RECV out of order: another handle's SEND came before this one's");
-	}
 	moeep_wait_begin(&op.wait, buffer->comm, MOEEP_OP_LL_COMBINE_RECV, op.epoch);
 	reached.expected = moeep_flag_word(op.epoch, 0);
 	rc = moeep_wait_until(&op.wait, moeep_ll_reached, &reached);
@@ -252,8 +231,7 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	if (rc != MOEEP_OK) {
 		return moeep_host_raise(&op, MOEEP_OP_LL_COMBINE_RECV, rc);
 	}
-	buffer->ll_crecv_epoch = op.epoch;
-	handle->combine_open = false;
+	moeep_ll_note_combine_recv(buffer, handle);
 	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, buffer->geo.rank)->ll_creceived.word,
 			 op.epoch);
 	if (handle->combine_direct) {
@@ -278,16 +256,19 @@ int moeep_host_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 			  const void *args_void)
 {
 	const moeep_ll_combine_args_t *args = args_void;
+	int phases = moeep_ll_phases(args->phase);
 	int rc = moeep_comm_check(buffer->comm);
 
-	/* Of both phases before either: a SEND cannot be taken back. */
-	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_SEND) {
+	if (rc == MOEEP_OK) {
+		rc = moeep_ll_check_combine(buffer, handle, phases);
+	}
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_RECV)) {
 		moeep_check_pointer(&rc, "out", args->out, "num_tokens", handle->num_tokens);
 	}
-	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_RECV) {
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_SEND)) {
 		rc = send_phase(buffer, handle, args);
 	}
-	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_SEND) {
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_RECV)) {
 		rc = recv_phase(buffer, handle, args);
 	}
 	return rc;

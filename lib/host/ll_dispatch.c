@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "ep/ll_state.h"
 #include "host/ht.h"
 #include "host/ht_route.h"
 #include "host/ll.h"
@@ -60,15 +61,6 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	struct moeep_ll_parts parts;
 	int rc;
 
-	if (((epoch - buffer->ll_recv_epoch) & MOEEP_EPOCH_MASK) > MOEEP_SLOTS) {
-		return moeep_fail(MOEEP_ERR_STATE,
-				  "%d LL dispatches are between SEND and RECV already",
-				  MOEEP_SLOTS);
-	}
-	if (handle->kind == MOEEP_ROUTE_LL_SENT || handle->combine_open) {
-		return moeep_fail(MOEEP_ERR_STATE,
-				  "the handle has an operation between SEND and RECV");
-	}
 	handle->kind = MOEEP_ROUTE_NONE;
 	rc = moeep_route_read(buffer, args->topk_idx, args->topk_dtype, args->num_tokens,
 			      args->topk, handle->topk_idx, buffer->scratch.count_rank,
@@ -80,15 +72,7 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	atomic_store_explicit(&buffer->ll_epoch, epoch, memory_order_relaxed);
-	handle->kind = MOEEP_ROUTE_LL_SENT;
-	handle->route = epoch;
-	handle->row_layout = MOEEP_ROWS_EXPERT_MAJOR;
-	handle->topk = args->topk;
-	handle->num_tokens = args->num_tokens;
-	handle->weighted = args->topk_weights != NULL;
-	handle->ll_dtype = args->dtype;
-	handle->ll_quant = args->quant;
+	moeep_ll_note_dispatch_send(buffer, handle, args);
 	for (int rank = 0; rank < buffer->geo.num_ranks; rank++) {
 		handle->send_per_rank[rank] = buffer->scratch.count_rank[rank];
 	}
@@ -266,14 +250,6 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	int64_t most;
 	int rc = MOEEP_OK;
 
-	if (handle->kind != MOEEP_ROUTE_LL_SENT) {
-		return moeep_fail(MOEEP_ERR_STATE, "RECV without a SEND of this handle");
-	}
-	if (epoch != ((buffer->ll_recv_epoch + 1) & MOEEP_EPOCH_MASK)) {
-		return moeep_fail(
-			MOEEP_ERR_STATE,
-			"RECV out of order: another handle's SEND came before this one's");
-	}
 	open_sink(buffer, handle, args, &sink);
 	moeep_wait_begin(&op.wait, buffer->comm, MOEEP_OP_LL_DISPATCH_RECV, epoch);
 	for (int from = 0; from < ranks && rc == MOEEP_OK; from++) {
@@ -297,8 +273,6 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		return rc;
 	}
 	most = finish_counts(handle, &sink, ranks, args);
-	handle->kind = MOEEP_ROUTE_LL;
-	handle->ll_capacity = args->capacity;
 	handle->overflow = most > args->capacity || sink.lost;
 	for (int rank = 0; rank < ranks; rank++) {
 		buffer->scratch.traffic[rank].dispatch_rows +=
@@ -306,7 +280,7 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		buffer->scratch.traffic[rank].dispatch_bytes +=
 			(uint64_t)handle->recv_per_rank[rank] * sink.row_bytes;
 	}
-	buffer->ll_recv_epoch = epoch;
+	moeep_ll_note_dispatch_recv(buffer, handle, args);
 	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, buffer->geo.rank)->ll_received.word,
 			 epoch);
 	if (handle->overflow) {
@@ -321,12 +295,16 @@ int moeep_host_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 			   const void *args_void)
 {
 	const moeep_ll_dispatch_args_t *args = args_void;
+	int phases = moeep_ll_phases(args->phase);
 	int rc = moeep_comm_check(buffer->comm);
 
-	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_RECV) {
+	if (rc == MOEEP_OK) {
+		rc = moeep_ll_check_dispatch(buffer, handle, phases);
+	}
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_SEND)) {
 		rc = send_phase(buffer, handle, args);
 	}
-	if (rc == MOEEP_OK && args->phase != MOEEP_PHASE_SEND) {
+	if (rc == MOEEP_OK && (phases & MOEEP_LL_RECV)) {
 		rc = recv_phase(buffer, handle, args);
 	}
 	return rc;
