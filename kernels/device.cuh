@@ -12,9 +12,8 @@
 #include <moeep/moeep.h>
 
 #include "args.h"
+#include "ptx.cuh"
 
-/* Nothing is static: see CONTRIBUTING.md. */
-#define DEV	   __device__ __forceinline__
 #define FULL	   0xffffffffu
 #define LANE	   ((int)(threadIdx.x & 31u))
 #define WARP	   ((int)(threadIdx.x >> 5))
@@ -23,50 +22,6 @@
 
 /* Polls between two looks at the clock and at the abort words. */
 #define POLLS_PER_CHECK 256
-
-DEV uint64_t load_relaxed(const uint64_t *word)
-{
-	uint64_t value;
-
-	asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
-	return value;
-}
-
-/* Unlike a fence it does not wait for this thread's own stores. */
-DEV uint64_t load_acquire(const uint64_t *word)
-{
-	uint64_t value;
-
-	asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
-	return value;
-}
-
-DEV uint32_t load_relaxed32(const uint32_t *word)
-{
-	uint32_t value;
-
-	asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
-	return value;
-}
-
-DEV void store_release(uint64_t *word, uint64_t value)
-{
-	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
-}
-
-/* Behind a fence that covers several flags. */
-DEV void store_relaxed(uint64_t *word, uint64_t value)
-{
-	asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
-}
-
-DEV uint64_t clock_ns()
-{
-	uint64_t ns;
-
-	asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
-	return ns;
-}
 
 DEV uint64_t flag_word(uint64_t epoch, uint64_t count)
 {
@@ -197,12 +152,8 @@ DEV bool block_wait_all(const struct moeep_dev_context &c, uint64_t array, uint6
  */
 DEV bool arrive(uint32_t *ticket, uint32_t total)
 {
-	uint32_t before;
+	uint32_t before = add_ticket(ticket);
 
-	asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
-		     : "=r"(before)
-		     : "l"(ticket)
-		     : "memory");
 	if (before == total - 1) {
 		*(volatile uint32_t *)ticket = 0; /* for the next kernel */
 	}

@@ -148,7 +148,7 @@ DEV void report_landed(const struct moeep_ht_combine_params &p, const struct lan
 	} while (!all);
 }
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 /* A warp sends its channel's flat rows; lane 0 gives the engine its orders. */
 DEV void send_bulk(const struct moeep_ht_combine_params &p, int channel, const struct ring &r,
 		   struct landed *landed)
@@ -504,7 +504,7 @@ DEV bool sum_plain(const struct moeep_ht_combine_params &p)
 	return ok;
 }
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 /* Pieces of a token's rows that are loaded, or being loaded, for one step of a warp. */
 struct step {
 	int64_t token;
@@ -648,7 +648,7 @@ DEV bool sum_rows(const struct moeep_ht_combine_params &p, const struct ring &r)
 {
 	bool ok = true;
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 	if (p.bulk) {
 		if (p.out && WARP < MOVERS) {
 			ok = sum_bulk(p, r);
@@ -669,7 +669,7 @@ DEV bool sum_rows(const struct moeep_ht_combine_params &p, const struct ring &r)
 DEV void send_rows(const struct moeep_ht_combine_params &p, const struct ring &r,
 		   struct landed *landed)
 {
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 	bool bulk = p.bulk && !p.expert_major;
 
 	if (bulk && WARP == REPORTER) {
@@ -691,7 +691,7 @@ DEV void send_rows(const struct moeep_ht_combine_params &p, const struct ring &r
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	moeep_kernel_ht_combine(const __grid_constant__ struct moeep_ht_combine_params p)
 {
-	extern __shared__ __align__(128) char stages[];
+	DYNAMIC_SHARED(char, stages, 128);
 	__shared__ struct landed landed;
 	const struct moeep_dev_context &c = p.c;
 	struct ring r;
@@ -713,7 +713,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		r.bytes = (uint32_t)p.sum_piece;
 		r.stages = p.sum_stages;
 	}
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 	if (p.bulk && WARP < MOVERS) {
 		uint32_t shared = (uint32_t)__cvta_generic_to_shared(stages);
 

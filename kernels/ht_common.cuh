@@ -114,16 +114,15 @@ struct ring {
 	int stages;
 };
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 DEV void ring_init(const struct ring &r)
 {
 	if (LANE == 0) {
 		for (int i = 0; i < r.stages; i++) {
-			asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(r.barrier +
-										   8 * i));
+			barrier_init(r.barrier + 8 * i);
 		}
 		/* The engine must find them initialised. */
-		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+		fence_engine_shared();
 	}
 	__syncwarp();
 }
@@ -144,14 +143,8 @@ DEV void ring_next(const struct ring &r, struct place *at)
 
 DEV void ring_load(const struct ring &r, const struct place &at, const char *from, uint32_t bytes)
 {
-	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(r.barrier +
-										    8 * at.stage),
-		     "r"(bytes)
-		     : "memory");
-	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-		     "[%0], [%1], %2, [%3];" ::"r"(r.stage + at.stage * r.bytes),
-		     "l"(from), "r"(bytes), "r"(r.barrier + 8 * at.stage)
-		     : "memory");
+	barrier_expect(r.barrier + 8 * at.stage, bytes);
+	bulk_load(r.stage + at.stage * r.bytes, from, bytes, r.barrier + 8 * at.stage);
 }
 
 DEV void ring_wait(const struct ring &r, const struct place &at)
@@ -159,37 +152,31 @@ DEV void ring_wait(const struct ring &r, const struct place &at)
 	uint32_t done = 0;
 
 	while (done == 0) {
-		asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
-			     " selp.u32 %0, 1, 0, p;}"
-			     : "=r"(done)
-			     : "r"(r.barrier + 8 * at.stage), "r"(at.phase)
-			     : "memory");
+		done = barrier_try_wait(r.barrier + 8 * at.stage, at.phase);
 	}
 }
 
 DEV void ring_store(const struct ring &r, const struct place &at, char *to, uint32_t bytes)
 {
-	asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
-		     "r"(r.stage + at.stage * r.bytes), "r"(bytes)
-		     : "memory");
+	bulk_store(to, r.stage + at.stage * r.bytes, bytes);
 }
 
 DEV void ring_commit()
 {
-	asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+	bulk_commit();
 }
 
 /* At most PENDING of this thread's groups still read shared memory. */
 template <int PENDING> DEV void ring_wait_read()
 {
-	asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+	bulk_wait_read<PENDING>();
 }
 
 /* At most PENDING of this thread's groups are not complete; the others can be published. */
 template <int PENDING> DEV void ring_wait_written()
 {
-	asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
-	asm volatile("fence.proxy.async;" ::: "memory");
+	bulk_wait_written<PENDING>();
+	fence_engine();
 }
 
 /* Start the ring anew, when all of its loads have been waited for. */
@@ -198,8 +185,7 @@ DEV void ring_reset(const struct ring &r)
 	ring_wait_read<0>();
 	__syncwarp();
 	for (int i = 0; LANE == 0 && i < r.stages; i++) {
-		asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(r.barrier + 8 * i)
-			     : "memory");
+		barrier_end(r.barrier + 8 * i);
 	}
 	ring_init(r);
 }
@@ -207,7 +193,7 @@ DEV void ring_reset(const struct ring &r)
 /* After a wait for rows: the engine's loads see them, too. */
 DEV void ring_acquire()
 {
-	asm volatile("fence.proxy.async;" ::: "memory");
+	fence_engine();
 }
 #endif
 
@@ -332,7 +318,7 @@ DEV void warp_copy(char *to, const char *from, int64_t bytes)
 /* The warps of a block that do not move rows meet. */
 DEV void records_sync(int threads)
 {
-	asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+	sync_some(threads);
 }
 
 #endif

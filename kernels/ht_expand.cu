@@ -177,7 +177,7 @@ DEV void fill_rows(const struct moeep_ht_expand_params &p, int64_t first, int64_
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_SUM_THREADS, 1)
 	moeep_kernel_ht_expand(const __grid_constant__ struct moeep_ht_expand_params p)
 {
-	extern __shared__ int shared[];
+	DYNAMIC_SHARED(int, shared, 4);
 	const struct moeep_dev_context &c = p.c;
 	int *hist = p.scratch.hist ? p.scratch.hist + (int64_t)blockIdx.x * c.local_experts
 				   : shared;

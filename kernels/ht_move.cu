@@ -66,7 +66,7 @@ DEV uint64_t *progress_of(const struct moeep_ht_move_params &p, const struct tar
 	return progress_at(p.c, t.rank, p.c.rank, channel);
 }
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 /*
  * A warp sends its channel's rows to up to 32 ranks, a lane each. `landed` gets how far it is; without
  * it the warp tells the ranks itself, at the end.
@@ -225,7 +225,7 @@ DEV void send_rows(const struct moeep_ht_move_params &p, const struct channel &c
 		   const struct ring &r, struct landed *landed)
 {
 	for (int rank = 0; rank < p.c.num_ranks; rank += 32) {
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 		if (p.bulk) {
 			if (rank > 0) {
 				ring_reset(r);
@@ -270,7 +270,7 @@ DEV uint64_t nothing_seen(const struct moeep_ht_move_params &p)
 	return flag_word(epoch_before(p.plan->epoch, 1), 0);
 }
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 /* A thread's ring while it copies, from one channel to the next. */
 struct copier {
 	struct place loading;
@@ -362,7 +362,7 @@ DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step
 		       const struct ring &r)
 {
 	bool ok = true;
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 	struct copier place = {{0, 0}, {0, 0}, false};
 #endif
 
@@ -374,7 +374,7 @@ DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step
 		for (; at < channels && ok; at += step) {
 			struct arrival a = arrival_of(p, source, at);
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 			if (p.bulk) {
 				if (LANE == 0) {
 					ok = copy_bulk(p, a, r, &place);
@@ -387,7 +387,7 @@ DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step
 		}
 		index = at - channels;
 	}
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 	if (p.bulk && LANE == 0) {
 		ring_wait_written<0>();
 	}
@@ -629,7 +629,7 @@ DEV bool records(const struct moeep_ht_move_params &p)
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	moeep_kernel_ht_move(const __grid_constant__ struct moeep_ht_move_params p)
 {
-	extern __shared__ __align__(128) char stages[];
+	DYNAMIC_SHARED(char, stages, 128);
 	__shared__ struct landed landed;
 	const struct moeep_dev_context &c = p.c;
 	bool ok = true;
@@ -648,7 +648,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	if (WARP >= FIRST_RECORDER) {
 		ok = records(p);
 	} else if (WARP == REPORTER) {
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 		if (p.bulk && (int)blockIdx.x < p.senders && c.num_ranks <= 32) {
 			report_landed(p, &landed);
 		}
@@ -656,7 +656,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	} else {
 		struct ring r = {0, 0, (uint32_t)p.piece, p.stages};
 
-#if __CUDA_ARCH__ >= 900
+#if HAVE_BULK
 		if (p.bulk) {
 			uint32_t shared = (uint32_t)__cvta_generic_to_shared(stages);
 

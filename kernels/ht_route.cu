@@ -621,7 +621,7 @@ DEV void make_plan(const struct route &r, const int *run, const int *base)
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_ROUTE_THREADS, 1)
 	moeep_kernel_ht_route(const __grid_constant__ struct moeep_ht_route_params p)
 {
-	extern __shared__ int shared[];
+	DYNAMIC_SHARED(int, shared, 4);
 	const struct moeep_dev_context &c = p.c;
 	struct route r = {p, 0, p.entry.op == MOEEP_OP_COMBINE,
 			  (p.entry.flags & MOEEP_DISPATCH_CACHED) != 0, 1, 1, 0, 0};

@@ -63,15 +63,10 @@ DEV uint32_t e4m3_of(float value)
 
 DEV uint32_t e4m3_of_4(const float *v)
 {
-#if __CUDA_ARCH__ >= 890
-	uint32_t low, high;
+#if HAVE_E4M3
+	uint32_t low = e4m3x2_of_floats(v[0], v[1]);
+	uint32_t high = e4m3x2_of_floats(v[2], v[3]);
 
-	asm("{.reg .b16 h; cvt.rn.satfinite.e4m3x2.f32 h, %2, %1; cvt.u32.u16 %0, h;}"
-	    : "=r"(low)
-	    : "f"(v[0]), "f"(v[1]));
-	asm("{.reg .b16 h; cvt.rn.satfinite.e4m3x2.f32 h, %2, %1; cvt.u32.u16 %0, h;}"
-	    : "=r"(high)
-	    : "f"(v[2]), "f"(v[3]));
 	if (!(isnan(v[0]) || isnan(v[1]) || isnan(v[2]) || isnan(v[3]))) {
 		return low | high << 16;
 	}
@@ -689,7 +684,7 @@ DEV void tell_host(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	moeep_kernel_ll_dispatch(const __grid_constant__ struct moeep_ll_dispatch_params p)
 {
-	extern __shared__ int shared[];
+	DYNAMIC_SHARED(int, shared, 4);
 	const struct moeep_dev_context &c = p.c;
 	uint64_t send_epoch;
 	uint64_t recv_epoch;

@@ -8,30 +8,11 @@
 
 #include "device.cuh"
 
-DEV float float_of_fp16(uint32_t half)
-{
-	float value;
-
-	asm("{.reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h;}" : "=f"(value) : "r"(half));
-	return value;
-}
-
-DEV uint32_t fp16_of_float(float value)
-{
-	uint32_t half;
-
-	asm("{.reg .b16 h; cvt.rn.f16.f32 h, %1; cvt.u32.u16 %0, h;}" : "=r"(half) : "f"(value));
-	return half;
-}
-
 /* Two floats as two elements of a word, the first in the low half. */
 template <int DTYPE> DEV uint32_t pack_pair(float low, float high)
 {
-	uint32_t word;
-
 	if (DTYPE == MOEEP_BF16) {
-		asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-		return word;
+		return bf16x2_of_floats(low, high);
 	}
 	return fp16_of_float(low) | fp16_of_float(high) << 16;
 }
@@ -330,17 +311,9 @@ template <int UNROLL> DEV void warp_sum(const struct terms &t, const struct sum 
 /* 8 elements, in shared memory. */
 DEV void load_shared(struct chunk *c, uint32_t address, int dtype, int64_t at, int64_t last)
 {
-	asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-		     : "=r"(c->word[0].x), "=r"(c->word[0].y), "=r"(c->word[0].z),
-		       "=r"(c->word[0].w)
-		     : "r"(address + (uint32_t)at * (dtype == MOEEP_FP32 ? 4u : 2u))
-		     : "memory");
+	c->word[0] = load_shared16(address + (uint32_t)at * (dtype == MOEEP_FP32 ? 4u : 2u));
 	if (dtype == MOEEP_FP32 && at + 4 < last) {
-		asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-			     : "=r"(c->word[1].x), "=r"(c->word[1].y), "=r"(c->word[1].z),
-			       "=r"(c->word[1].w)
-			     : "r"(address + (uint32_t)at * 4u + 16u)
-			     : "memory");
+		c->word[1] = load_shared16(address + (uint32_t)at * 4u + 16u);
 	}
 }
 
