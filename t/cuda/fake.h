@@ -10,12 +10,18 @@
  *	FAKE_CUDA_VERSION=11040		the version it tells; default 12040
  *	FAKE_CUDA_DEVICES=2		devices; default 1, none makes cuInit fail
  *	FAKE_CUDA_CAPABILITY=70		compute capability times ten; default 90
+ *	FAKE_CUDA_SMS=4			multiprocessors; default 16
+ *	FAKE_CUDA_RESIDENT=1		blocks of a kernel that one of them can have, at most
  *	FAKE_CUDA_PEERS=0		devices cannot access each other
  *	FAKE_CUDA_ATTRIBUTE=103:0	the value of one device attribute
  *	FAKE_CUDA_FAIL=cuInit:999	what a function answers, by its name in CUDA's header; or
- *the n-th call of it with cuInit:999:n. Two groups have names of their own: "alloc" is all
- *functions that allocate memory, "module" all that load one FAKE_CUDA_LAUNCH=1		launches
- *succeed, and do nothing; default: not supported
+ *					the n-th call of it with cuInit:999:n. Two groups have names
+ *					of their own: "alloc" is all functions that allocate memory,
+ *					"module" all that load one
+ *	FAKE_CUDA_LAUNCH=1		launches succeed, and do nothing; default: not supported
+ *
+ * t/cuda/emulate makes another driver of it, which runs the library's kernels: there streams are
+ * threads of the process, and fake_stream.c has no part.
  */
 #ifndef T_CUDA_FAKE_H
 #define T_CUDA_FAKE_H
@@ -88,7 +94,17 @@ bool fake_range_find(int kinds, const void *ptr, size_t bytes, struct fake_range
 /* Forget the range of this kind that starts there. */
 bool fake_range_remove(int kind, const void *base, struct fake_range *range);
 
+/* Streams: by fake_stream.c, or by emulate/stream.c. */
+
 /* Whether the stream is one that functions take. */
 bool fake_stream_valid(CUstream stream);
+/* Work on a stream, with a copy of the data. */
+CUresult fake_stream_run(CUstream stream, void (*run)(const void *data), const void *data,
+			 size_t bytes);
+/* Wait for all of its work. */
+void fake_stream_drain(CUstream stream);
+/* Launch the kernel of that name. */
+CUresult fake_launch(const char *name, const unsigned int grid[3], const unsigned int block[3],
+		     size_t shared_bytes, CUstream stream, void **params);
 
 #endif /* T_CUDA_FAKE_H */

@@ -224,7 +224,7 @@ static int attribute_value(CUdevice_attribute attribute, CUdevice device)
 	case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
 		return 1000000;
 	case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
-		return 16;
+		return fake_env("FAKE_CUDA_SMS", 16);
 	case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR:
 		return 2048;
 	case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE:

@@ -139,11 +139,15 @@ CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *num_blocks, CUfunction
 	if (shared_bytes > 0 && (size_t)*num_blocks > ((size_t)228 << 10) / shared_bytes) {
 		*num_blocks = (int)(((size_t)228 << 10) / shared_bytes);
 	}
+	if (*num_blocks > fake_env("FAKE_CUDA_RESIDENT", 32)) {
+		*num_blocks = fake_env("FAKE_CUDA_RESIDENT", 32);
+	}
 	return CUDA_SUCCESS;
 }
 
 static CUresult launch(const char *name, CUfunction function, const unsigned int grid[3],
-		       const unsigned int block[3], CUstream stream)
+		       const unsigned int block[3], size_t shared_bytes, CUstream stream,
+		       void **params)
 {
 	FAKE_TRY(fake_enter_context(name, NULL));
 	if (!function || !fake_stream_valid(stream)) {
@@ -157,7 +161,7 @@ static CUresult launch(const char *name, CUfunction function, const unsigned int
 	if ((unsigned long long)block[0] * block[1] * block[2] > 1024) {
 		return CUDA_ERROR_INVALID_VALUE;
 	}
-	return fake_env("FAKE_CUDA_LAUNCH", 0) ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+	return fake_launch(function->name, grid, block, shared_bytes, stream, params);
 }
 
 CUresult cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int grid_y,
@@ -168,11 +172,10 @@ CUresult cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int g
 	const unsigned int grid[3] = {grid_x, grid_y, grid_z};
 	const unsigned int block[3] = {block_x, block_y, block_z};
 
-	(void)shared_bytes;
 	if (params && extra) {
 		return CUDA_ERROR_INVALID_VALUE;
 	}
-	return launch("cuLaunchKernel", function, grid, block, stream);
+	return launch("cuLaunchKernel", function, grid, block, shared_bytes, stream, params);
 }
 
 /* One that a test builds without. */
@@ -186,6 +189,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, voi
 	if ((params && extra) || (config->numAttrs > 0 && !config->attrs)) {
 		return CUDA_ERROR_INVALID_VALUE;
 	}
-	return launch("cuLaunchKernelEx", function, grid, block, config->hStream);
+	return launch("cuLaunchKernelEx", function, grid, block, config->sharedMemBytes,
+		      config->hStream, params);
 }
 #endif

@@ -112,11 +112,10 @@ close_file:
 	return result;
 }
 
-CUresult cuMemFree_v2(CUdeviceptr ptr)
+static CUresult mem_free(CUdeviceptr ptr)
 {
 	struct fake_range range;
 
-	FAKE_TRY(fake_enter_context("cuMemFree", NULL));
 	if (!fake_range_remove(FAKE_DEVICE, pointer(ptr), &range)) {
 		return CUDA_ERROR_INVALID_VALUE;
 	}
@@ -125,16 +124,37 @@ CUresult cuMemFree_v2(CUdeviceptr ptr)
 	return CUDA_SUCCESS;
 }
 
+CUresult cuMemFree_v2(CUdeviceptr ptr)
+{
+	FAKE_TRY(fake_enter_context("cuMemFree", NULL));
+	fake_stream_drain(NULL);
+	return mem_free(ptr);
+}
+
 CUresult cuMemAllocAsync(CUdeviceptr *ptr, size_t bytes, CUstream stream)
 {
 	(void)stream;
 	return cuMemAlloc_v2(ptr, bytes);
 }
 
+static void run_free(const void *data)
+{
+	(void)mem_free(*(const CUdeviceptr *)data);
+}
+
 CUresult cuMemFreeAsync(CUdeviceptr ptr, CUstream stream)
 {
-	(void)stream;
-	return cuMemFree_v2(ptr);
+	struct fake_range range;
+
+	FAKE_TRY(fake_enter_context("cuMemFreeAsync", NULL));
+	if (!fake_stream_valid(stream)) {
+		return CUDA_ERROR_INVALID_HANDLE;
+	}
+	if (!fake_range_find(FAKE_DEVICE, pointer(ptr), 1, &range) ||
+	    range.base != pointer(ptr)) {
+		return CUDA_ERROR_INVALID_VALUE;
+	}
+	return fake_stream_run(stream, run_free, &ptr, sizeof(ptr));
 }
 
 CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes)
@@ -251,60 +271,109 @@ static CUresult enter_device_memory(const char *function, CUdeviceptr ptr, size_
 	return CUDA_SUCCESS;
 }
 
+struct copy {
+	void *to;
+	const void *from;
+	size_t bytes;
+};
+
+static void run_copy(const void *data)
+{
+	const struct copy *copy = data;
+
+	memmove(copy->to, copy->from, copy->bytes);
+}
+
+static CUresult copy_on(CUstream stream, void *to, const void *from, size_t bytes)
+{
+	struct copy copy = {to, from, bytes};
+
+	return fake_stream_run(stream, run_copy, &copy, sizeof(copy));
+}
+
+/* On the default stream, and waited for. */
+static CUresult copy_now(void *to, const void *from, size_t bytes)
+{
+	FAKE_TRY(copy_on(NULL, to, from, bytes));
+	fake_stream_drain(NULL);
+	return CUDA_SUCCESS;
+}
+
+struct fill {
+	void *to;
+	unsigned int value;
+	size_t unit;
+	size_t count;
+};
+
+static void run_fill(const void *data)
+{
+	const struct fill *fill = data;
+
+	if (fill->unit == 1) {
+		memset(fill->to, (int)fill->value, fill->count);
+		return;
+	}
+	for (size_t i = 0; i < fill->count; i++) {
+		((unsigned int *)fill->to)[i] = fill->value;
+	}
+}
+
+static CUresult fill_on(CUstream stream, void *to, unsigned int value, size_t unit, size_t count)
+{
+	struct fill fill = {to, value, unit, count};
+
+	return fake_stream_run(stream, run_fill, &fill, sizeof(fill));
+}
+
 CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t bytes)
 {
 	FAKE_TRY(fake_enter_context("cuMemcpy", NULL));
-	memmove(pointer(dst), pointer(src), bytes);
-	return CUDA_SUCCESS;
+	return copy_now(pointer(dst), pointer(src), bytes);
 }
 
 CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t bytes, CUstream stream)
 {
 	FAKE_TRY(enter_device_memory("cuMemcpyAsync", 0, 0, stream));
-	memmove(pointer(dst), pointer(src), bytes);
-	return CUDA_SUCCESS;
+	return copy_on(stream, pointer(dst), pointer(src), bytes);
 }
 
 CUresult cuMemcpyHtoD_v2(CUdeviceptr dst, const void *src, size_t bytes)
 {
 	FAKE_TRY(enter_device_memory("cuMemcpyHtoD", dst, bytes, NULL));
-	memmove(pointer(dst), src, bytes);
-	return CUDA_SUCCESS;
+	return copy_now(pointer(dst), src, bytes);
 }
 
 CUresult cuMemcpyDtoH_v2(void *dst, CUdeviceptr src, size_t bytes)
 {
 	FAKE_TRY(enter_device_memory("cuMemcpyDtoH", src, bytes, NULL));
-	memmove(dst, pointer(src), bytes);
-	return CUDA_SUCCESS;
+	return copy_now(dst, pointer(src), bytes);
 }
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr dst, const void *src, size_t bytes, CUstream stream)
 {
 	FAKE_TRY(enter_device_memory("cuMemcpyHtoDAsync", dst, bytes, stream));
-	memmove(pointer(dst), src, bytes);
-	return CUDA_SUCCESS;
+	return copy_on(stream, pointer(dst), src, bytes);
 }
 
 CUresult cuMemcpyDtoHAsync_v2(void *dst, CUdeviceptr src, size_t bytes, CUstream stream)
 {
 	FAKE_TRY(enter_device_memory("cuMemcpyDtoHAsync", src, bytes, stream));
-	memmove(dst, pointer(src), bytes);
-	return CUDA_SUCCESS;
+	return copy_on(stream, dst, pointer(src), bytes);
 }
 
 CUresult cuMemsetD8_v2(CUdeviceptr dst, unsigned char value, size_t count)
 {
 	FAKE_TRY(enter_device_memory("cuMemsetD8", dst, count, NULL));
-	memset(pointer(dst), value, count);
+	FAKE_TRY(fill_on(NULL, pointer(dst), value, 1, count));
+	fake_stream_drain(NULL);
 	return CUDA_SUCCESS;
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr dst, unsigned char value, size_t count, CUstream stream)
 {
 	FAKE_TRY(enter_device_memory("cuMemsetD8Async", dst, count, stream));
-	memset(pointer(dst), value, count);
-	return CUDA_SUCCESS;
+	return fill_on(stream, pointer(dst), value, 1, count);
 }
 
 CUresult cuMemsetD32Async(CUdeviceptr dst, unsigned int value, size_t count, CUstream stream)
@@ -313,10 +382,7 @@ CUresult cuMemsetD32Async(CUdeviceptr dst, unsigned int value, size_t count, CUs
 	if (dst % sizeof(value) != 0) {
 		return CUDA_ERROR_INVALID_VALUE;
 	}
-	for (size_t i = 0; i < count; i++) {
-		((unsigned int *)pointer(dst))[i] = value;
-	}
-	return CUDA_SUCCESS;
+	return fill_on(stream, pointer(dst), value, sizeof(value), count);
 }
 
 /* 0 for memory that the fake does not know, as cuPointerGetAttributes() answers. */

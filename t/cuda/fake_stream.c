@@ -39,6 +39,33 @@ bool fake_stream_valid(CUstream stream)
 	return !is_handle(stream) || stream->mark == STREAM_MARK;
 }
 
+CUresult fake_stream_run(CUstream stream, void (*run)(const void *data), const void *data,
+			 size_t bytes)
+{
+	(void)bytes;
+	if (!is_handle(stream) || !stream->capturing) {
+		run(data);
+	}
+	return CUDA_SUCCESS;
+}
+
+void fake_stream_drain(CUstream stream)
+{
+	(void)stream;
+}
+
+CUresult fake_launch(const char *name, const unsigned int grid[3], const unsigned int block[3],
+		     size_t shared_bytes, CUstream stream, void **params)
+{
+	(void)name;
+	(void)grid;
+	(void)block;
+	(void)shared_bytes;
+	(void)stream;
+	(void)params;
+	return fake_env("FAKE_CUDA_LAUNCH", 0) ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+}
+
 static CUresult enter_stream(const char *function, CUstream stream)
 {
 	FAKE_TRY(fake_enter_context(function, NULL));

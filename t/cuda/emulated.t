@@ -1,0 +1,28 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# The kernels without a GPU: the tests of operations with a driver that runs kernels on CPUs, see
+# t/cuda/emulate/machine.h. What only a GPU shows, memory order above all, it does not show.
+. "${abs_top_srcdir:=$(cd "$(dirname "$0")/../.." && pwd)}/t/tap-functions.sh"
+. "$abs_top_srcdir/t/cuda/ops.sh"
+
+driver=$abs_top_builddir/t/cuda/.libs/emulated_driver.so
+[ -e "$driver" ]
+tap_require_all emulation $? "${MOEEP_REASON_EMULATE:-$driver is not built}"
+# A device of few multiprocessors has small grids; there are ranks of up to 16.
+export MOEEP_CUDA_DRIVER="$driver" FAKE_CUDA_SMS=16 FAKE_CUDA_RESIDENT=2
+export MOEEP_TEST_QUICK=1 MOEEP_TEST_ROUNDS=10
+unset MOEEP_BACKEND
+
+tap_require_devices 1
+for name in layout ht_dispatch ht_combine ht_expert_major ht_cached ht_capacity symmetric \
+	ll_dispatch ll_combine ll_phases ll_quant async random; do
+	ops_run threads "op/$name"
+done
+ops_run threads cuda/streams
+ops_run threads cuda/graph
+# Without the copy engine.
+export FAKE_CUDA_CAPABILITY=80
+for name in ht_dispatch ht_combine; do
+	ops_run threads "op/$name"
+done
+tap_done
