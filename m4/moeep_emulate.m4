@@ -2,7 +2,6 @@
 # Whether tests can run the CUDA kernels on CPUs: they are compiled as C++ for that, which nothing
 # else here needs. Substitutes MOEEP_REASON_EMULATE, for the test that is skipped otherwise.
 AC_DEFUN([MOEEP_CHECK_EMULATE], [
-AC_PROG_CXX
 moeep_have_emulate=no
 MOEEP_REASON_EMULATE=
 AS_IF([test "x$moeep_have_cuda" != xyes], [

@@ -6,6 +6,7 @@
 #
 # It takes minutes, so it runs only with MOEEP_TEST_MUTANTS=1, or =DIRECTORY (absolute), where the
 # mutants' kernels are kept: made on a machine with nvcc and no device, run on one that has a device.
+# MOEEP_TEST_MUTANTS=emulate runs them on CPUs, see t/cuda/emulated.t, with neither nvcc nor device.
 # By hand, in a build tree: abs_top_builddir=$PWD .../mutants.t [NAME...] takes these mutants only.
 . "${abs_top_srcdir:=$(cd "$(dirname "$0")/../.." && pwd)}/t/tap-functions.sh"
 
@@ -15,10 +16,19 @@ jobs=2
 gencode=${MOEEP_TEST_GENCODE:--gencode arch=compute_90,code=sm_90}
 # Nothing from outside may change what runs. Of these mutants some hang until the time-out.
 unset MOEEP_BACKEND MOEEP_TEST_SEED MOEEP_TEST_IMAGES
+emulate=
 export MOEEP_LOG=none MOEEP_TEST_CUDA=threads
 
 case ${MOEEP_TEST_MUTANTS-} in
 '' | 0) tap_skip_all "it takes minutes: MOEEP_TEST_MUTANTS=1 runs it" ;;
+emulate)
+	emulate=$abs_top_builddir/t/cuda/.libs/emulated_driver.so
+	[ -e "$emulate" ]
+	tap_require_all emulation $? "${MOEEP_REASON_EMULATE:-$emulate is not built}"
+	keep=$tap_dir/images
+	export MOEEP_CUDA_DRIVER="$emulate" FAKE_CUDA_SMS=16 FAKE_CUDA_RESIDENT=1
+	MOEEP_TEST_ROUNDS=${MOEEP_TEST_ROUNDS-100}
+	;;
 /*) keep=$MOEEP_TEST_MUTANTS ;;
 *) keep=$tap_dir/images ;;
 esac
@@ -27,7 +37,7 @@ mkdir -p "$keep" || tap_done
 # What the build was configured with, asked of its Makefile.
 {
 	printf 'include Makefile\nmutants-print:\n'
-	for name in NVCC AM_NVCCFLAGS NVCCFLAGS; do
+	for name in NVCC AM_NVCCFLAGS NVCCFLAGS CXX t_cuda_emulated_driver_la_CXXFLAGS CXXFLAGS; do
 		# shellcheck disable=SC2016
 		printf '\t@echo "%s=$(%s)"\n' "$name" "$name"
 	done
@@ -49,14 +59,27 @@ made()
 nvcc=$(made NVCC)
 "$nvcc" --version >/dev/null 2>&1
 have_nvcc=$?
-case $keep in
-"$tap_dir"/*) tap_require nvcc "$have_nvcc" 1 "$nvcc cannot be run" || tap_done ;;
+case $keep$emulate in
+"$tap_dir/images") tap_require nvcc "$have_nvcc" 1 "$nvcc cannot be run" || tap_done ;;
 esac
 
 # line NAME: mode, images, program and its arguments
 line()
 {
 	sed -n "s/^$1 \(\(plain\|same\|hardware\) .*\)/\1/p" "$list"
+}
+
+# A driver with its kernels, for CPUs.
+build_emulated()
+{
+	# shellcheck disable=SC2046
+	$(made CXX) -shared -fPIC $(made t_cuda_emulated_driver_la_CXXFLAGS) $(made CXXFLAGS) -w \
+		-I"$2" -I"$2/kernels" -I"$abs_top_srcdir" -I"$abs_top_srcdir/include" \
+		-I"$abs_top_builddir/include" -I"$abs_top_srcdir/lib" \
+		-include t/cuda/emulate/ptx.h -include t/cuda/mutant.cuh \
+		-o "$1/driver.so" "$abs_top_srcdir/t/cuda/emulate/kernels.cc" \
+		-Wl,--whole-archive "$abs_top_builddir/t/cuda/.libs/libemulate.a" \
+		-Wl,--no-whole-archive -pthread >"$1/log" 2>&1
 }
 
 # build NAME: its kernels, unless they are there of the same sources. A failure is in NAME/log.
@@ -73,6 +96,10 @@ build()
 		cksum)
 	[ "$(cat "$dir/sum" 2>/dev/null)" != "$sum" ] || return 0
 	rm -f "$dir/sum"
+	if [ -n "$emulate" ]; then
+		build_emulated "$dir" "$tree"
+		return
+	fi
 	if [ "$have_nvcc" -ne 0 ]; then
 		echo "there is no nvcc to build it, and it has not been built before" >"$dir/log"
 		return 1
@@ -133,6 +160,11 @@ run()
 	run_images=$2
 	run_program=$3
 	shift 3
+	if [ -e "$run_images/driver.so" ]; then
+		MOEEP_CUDA_DRIVER=$run_images/driver.so
+	elif [ -n "$emulate" ]; then
+		MOEEP_CUDA_DRIVER=$emulate
+	fi
 	MOEEP_TEST_IMAGES=$run_images MOEEP_TEST_SEED=$run_seed \
 		MOEEP_TEST_ROUNDS="${MOEEP_TEST_ROUNDS-400}" \
 		timeout -k 5 "$limit" "$abs_top_builddir/t/cuda/$run_program" "$@"
