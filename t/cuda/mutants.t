@@ -196,6 +196,7 @@ for name in $names; do
 	# What a rank found, else the check's own text.
 	why=$(printf '%s\n' "$tap_out" | sed -n 's/^# \(rank [0-9]*: .*\)/\1/p' |
 		grep -v 'failures$' | head -n 1)
+	[ -n "$why" ] || why=$(printf '%s\n' "$tap_out" | grep '^emulated ' | head -n 1)
 	[ -n "$why" ] || why=$(printf '%s\n' "$tap_out" | sed -n 's/^not ok [0-9]* - //p' |
 		head -n 1)
 	case $mode:$tap_rc in
