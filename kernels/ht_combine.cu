@@ -592,8 +592,9 @@ DEV bool next_step(const struct moeep_ht_combine_params &p, const struct ring &r
 DEV void sum_step(const struct moeep_ht_combine_params &p, const struct ring &r,
 		  const struct step &s)
 {
-	int unit = p.staged_dtype == MOEEP_FP32 ? 4 : 2;
-	int64_t elements = (int64_t)(p.sum_piece / (unsigned)unit);
+	int from = p.staged_dtype == MOEEP_FP32 ? 4 : 2;
+	int to = p.dtype == MOEEP_FP32 ? 4 : 2;
+	int elements = (int)p.sum_piece / from;
 	struct place at = s.at;
 	int count = s.terms.count * (s.last - s.first);
 
@@ -602,18 +603,21 @@ DEV void sum_step(const struct moeep_ht_combine_params &p, const struct ring &r,
 		ring_next(r, &at);
 	}
 	for (int i = s.first; i < s.last; i++) {
-		struct sum_shared sum = {p.staged_dtype, p.dtype, NULL, NULL, 0};
-		int64_t begin = i * elements;
+		int64_t begin = (int64_t)i * elements;
+		int64_t offset = (s.token * p.c.hidden + begin) * to;
+		struct sum_shared sum = {p.staged_dtype,
+					 p.dtype,
+					 p.bias ? p.bias + offset : NULL,
+					 p.out + offset,
+					 elements,
+					 s.terms.count,
+					 s.at.stage + (uint32_t)(i - s.first),
+					 (uint32_t)(s.last - s.first)};
 
-		sum.elements = p.c.hidden - begin < elements ? p.c.hidden - begin : elements;
-		sum.out = p.out + (uint64_t)s.token * p.row_bytes +
-			  (uint64_t)begin * (p.dtype == MOEEP_FP32 ? 4 : 2);
-		if (p.bias) {
-			sum.bias = p.bias + (uint64_t)s.token * p.row_bytes +
-				   (uint64_t)begin * (p.dtype == MOEEP_FP32 ? 4 : 2);
+		if (p.c.hidden - begin < elements) {
+			sum.elements = (int)(p.c.hidden - begin);
 		}
-		warp_sum_shared(sum, r, s.at.stage + (uint32_t)(i - s.first),
-				(uint32_t)(s.last - s.first), s.terms.count);
+		sum_from_ring(sum, r);
 	}
 }
 
@@ -625,8 +629,8 @@ DEV bool sum_bulk(const struct moeep_ht_combine_params &p, const struct ring &r)
 	struct place loading = {0, 0};
 	bool more;
 
-	w.n = (int64_t)((int)blockIdx.x - p.senders) * MOVERS + WARP;
-	w.stride = (int64_t)(gridDim.x - (unsigned)p.senders) * MOVERS;
+	w.n = (int64_t)((int)blockIdx.x - p.senders) * NUM_WARPS + WARP;
+	w.stride = (int64_t)(gridDim.x - (unsigned)p.senders) * NUM_WARPS;
 	w.turns = turns_of(p);
 	w.giver = giver_of(p, LANE);
 	w.ok = true;
@@ -650,9 +654,7 @@ DEV bool sum_rows(const struct moeep_ht_combine_params &p, const struct ring &r)
 
 #if HAVE_BULK
 	if (p.bulk) {
-		if (p.out && WARP < MOVERS) {
-			ok = sum_bulk(p, r);
-		}
+		ok = !p.out || sum_bulk(p, r);
 	} else {
 		ok = !p.out || sum_plain(p);
 	}
@@ -687,14 +689,15 @@ DEV void send_rows(const struct moeep_ht_combine_params &p, const struct ring &r
 	}
 }
 
-/* shared: for each mover its stages, then their barriers. */
+/* shared: for each mover, or each warp that sums, its stages, then their barriers. */
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	moeep_kernel_ht_combine(const __grid_constant__ struct moeep_ht_combine_params p)
 {
 	DYNAMIC_SHARED(char, stages, 128);
 	__shared__ struct landed landed;
 	const struct moeep_dev_context &c = p.c;
-	struct ring r;
+	bool sums = (int)blockIdx.x >= p.senders;
+	struct ring r = {0, 0, 0, 0};
 	bool ok = true;
 
 	if (!kernel_begin(c)) {
@@ -708,22 +711,14 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		return;
 	}
 	landed_init(&landed);
-	r = ring{0, 0, (uint32_t)p.piece, p.stages};
-	if ((int)blockIdx.x >= p.senders) {
-		r.bytes = (uint32_t)p.sum_piece;
-		r.stages = p.sum_stages;
-	}
 #if HAVE_BULK
-	if (p.bulk && WARP < MOVERS) {
-		uint32_t shared = (uint32_t)__cvta_generic_to_shared(stages);
-
-		r.stage = shared + (uint32_t)WARP * r.bytes * (uint32_t)r.stages;
-		r.barrier = shared + MOVERS * r.bytes * (uint32_t)r.stages +
-			    8u * (uint32_t)(WARP * r.stages);
-		ring_init(r);
+	if (p.bulk && (sums || WARP < MOVERS)) {
+		r = ring_of(stages, sums ? NUM_WARPS : MOVERS,
+			    (uint32_t)(sums ? p.sum_piece : p.piece),
+			    sums ? p.sum_stages : p.stages);
 	}
 #endif
-	if ((int)blockIdx.x >= p.senders) {
+	if (sums) {
 		ok = sum_rows(p, r);
 	} else if (WARP >= FIRST_RECORDER) {
 		send_records(p);

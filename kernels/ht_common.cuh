@@ -141,6 +141,18 @@ DEV void ring_next(const struct ring &r, struct place *at)
 	}
 }
 
+/* A warp's ring: `warps` of them share the block's memory, stages first, then the barriers. */
+DEV struct ring ring_of(char *memory, int warps, uint32_t bytes, int stages)
+{
+	uint32_t shared = (uint32_t)__cvta_generic_to_shared(memory);
+	struct ring r = {0, 0, bytes, stages};
+
+	r.stage = shared + (uint32_t)(WARP * stages) * bytes;
+	r.barrier = shared + (uint32_t)(warps * stages) * bytes + 8u * (uint32_t)(WARP * stages);
+	ring_init(r);
+	return r;
+}
+
 DEV void ring_load(const struct ring &r, const struct place &at, const char *from, uint32_t bytes)
 {
 	barrier_expect(r.barrier + 8 * at.stage, bytes);
@@ -203,39 +215,75 @@ struct sum_shared {
 	int to;
 	const char *bias; /* at the piece's first element, as out */
 	char *out;
-	int64_t elements;
+	int elements;
+	int terms;
+	uint32_t first; /* row k's piece is at stage (first + k * step) modulo the ring's */
+	uint32_t step;
 };
 
-/* Row k's piece is at stage (first + k * step) modulo the ring's. */
-DEV void warp_sum_shared(const struct sum_shared &s, const struct ring &r, uint32_t first,
-			 uint32_t step, int terms)
+DEV uint32_t stage_address(const struct ring &r, uint32_t stage)
 {
-	for (int64_t at = LANE * 8; at < s.elements; at += 256) {
-		uint32_t stage = first;
-		float total[8];
-		struct chunk chunk;
-		float values[8];
+	return r.stage + (stage >= (uint32_t)r.stages ? stage - (uint32_t)r.stages : stage) * r.bytes;
+}
 
-		stage -= stage >= (uint32_t)r.stages ? (uint32_t)r.stages : 0;
-		for (int k = 0; k < terms; k++) {
-			load_shared(&chunk, r.stage + stage * r.bytes, s.from, at, s.elements);
-			floats_of(chunk, s.from, values);
+DEV void add_values(float *total, const float *values)
+{
 #pragma unroll
-			for (int i = 0; i < 8; i++) {
-				total[i] = k == 0 ? values[i] : __fadd_rn(total[i], values[i]);
-			}
-			stage += step;
-			stage -= stage >= (uint32_t)r.stages ? (uint32_t)r.stages : 0;
+	for (int i = 0; i < 8; i++) {
+		total[i] = __fadd_rn(total[i], values[i]);
+	}
+}
+
+/*
+ * The dtypes are constants here, for the loop to have no branch: sums are bound by instructions. Two
+ * rows, the usual number between two ranks, take turns in it without a loop of their own.
+ */
+template <int FROM, int TO> DEV void sum_as(const struct sum_shared &s, const struct ring &r)
+{
+	uint32_t a = stage_address(r, s.first);
+	uint32_t b = stage_address(r, s.first + s.step);
+
+	for (int at = LANE * 8; at < s.elements; at += 256) {
+		float total[8];
+		float values[8];
+		struct chunk chunk;
+
+		load_shared(&chunk, a, FROM, at, s.elements);
+		floats_of(chunk, FROM, total);
+		if (s.terms > 1) {
+			load_shared(&chunk, b, FROM, at, s.elements);
+			floats_of(chunk, FROM, values);
+			add_values(total, values);
+		}
+		for (int k = 2; k < s.terms; k++) {
+			load_shared(&chunk,
+				    stage_address(r, (s.first + (uint32_t)k * s.step) %
+							     (uint32_t)r.stages),
+				    FROM, at, s.elements);
+			floats_of(chunk, FROM, values);
+			add_values(total, values);
 		}
 		if (s.bias) {
-			load_chunk(&chunk, s.bias, s.to, at, s.elements);
-			floats_of(chunk, s.to, values);
-#pragma unroll
-			for (int i = 0; i < 8; i++) {
-				total[i] = __fadd_rn(total[i], values[i]);
-			}
+			load_chunk(&chunk, s.bias, TO, at, s.elements);
+			floats_of(chunk, TO, values);
+			add_values(total, values);
 		}
-		store_floats(s.out, s.to, at, s.elements, total);
+		store_floats(s.out, TO, at, s.elements, total);
+	}
+}
+
+DEV void sum_from_ring(const struct sum_shared &s, const struct ring &r)
+{
+	if (s.from == MOEEP_BF16) {
+		sum_as<MOEEP_BF16, MOEEP_BF16>(s, r);
+	} else if (s.from == MOEEP_FP16) {
+		sum_as<MOEEP_FP16, MOEEP_FP16>(s, r);
+	} else if (s.to == MOEEP_BF16) {
+		sum_as<MOEEP_FP32, MOEEP_BF16>(s, r);
+	} else if (s.to == MOEEP_FP16) {
+		sum_as<MOEEP_FP32, MOEEP_FP16>(s, r);
+	} else {
+		sum_as<MOEEP_FP32, MOEEP_FP32>(s, r);
 	}
 }
 

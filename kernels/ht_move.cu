@@ -654,16 +654,11 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 #endif
 	} else {
-		struct ring r = {0, 0, (uint32_t)p.piece, p.stages};
+		struct ring r = {0, 0, 0, 0};
 
 #if HAVE_BULK
 		if (p.bulk) {
-			uint32_t shared = (uint32_t)__cvta_generic_to_shared(stages);
-
-			r.stage = shared + (uint32_t)WARP * r.bytes * (uint32_t)r.stages;
-			r.barrier = shared + MOVERS * r.bytes * (uint32_t)r.stages +
-				    8u * (uint32_t)(WARP * r.stages);
-			ring_init(r);
+			r = ring_of(stages, MOVERS, (uint32_t)p.piece, p.stages);
 		}
 #endif
 		if ((int)blockIdx.x < p.senders) {

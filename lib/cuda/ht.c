@@ -17,8 +17,11 @@
 #define LEAST_STAGES 4
 #define MOST_STAGES  8
 #define SUM_STAGES   16
-/* Pieces are multiples of what a lane sums at once. */
-#define UNIT 32
+/* Pieces are multiples of what a lane sums at once; for sums, of what a warp does, if that fits. */
+#define UNIT	 32
+#define SUM_UNIT 1024
+/* Shared memory for the barriers of all stages. */
+#define ROOM_BARRIERS 2048
 
 /* How a row is cut into the pieces that the copy engine moves. */
 struct pieces {
@@ -28,12 +31,14 @@ struct pieces {
 };
 
 static struct pieces cut_rows(const struct moeep_cuda *cuda, enum moeep_cuda_kernel_id id,
-			      uint64_t row_bytes, int least_stages, int most_stages)
+			      uint64_t row_bytes, int warps, int least_stages, int most_stages,
+			      uint64_t unit)
 {
 	uint64_t room =
 		(uint64_t)(cuda->context->max_shared - cuda->context->kernels[id].static_shared) -
-		512;
-	uint64_t most = room / (MOEEP_DEV_MOVERS * (uint64_t)least_stages) / UNIT * UNIT;
+		ROOM_BARRIERS;
+	uint64_t fits = room / (uint64_t)(warps * least_stages);
+	uint64_t most = fits / (fits < unit ? UNIT : unit) * (fits < unit ? UNIT : unit);
 	uint64_t count = (row_bytes + most - 1) / most;
 	struct pieces p = {.stages = most_stages};
 
@@ -41,10 +46,10 @@ static struct pieces cut_rows(const struct moeep_cuda *cuda, enum moeep_cuda_ker
 		return (struct pieces){.bytes = row_bytes, .stages = 2};
 	}
 	p.bytes = moeep_align((row_bytes + count - 1) / count, UNIT);
-	if ((uint64_t)p.stages * MOEEP_DEV_MOVERS * p.bytes > room) {
-		p.stages = (int)(room / (MOEEP_DEV_MOVERS * p.bytes));
+	if ((uint64_t)(p.stages * warps) * p.bytes > room) {
+		p.stages = (int)(room / ((uint64_t)warps * p.bytes));
 	}
-	p.shared = MOEEP_DEV_MOVERS * (size_t)p.stages * (p.bytes + 8);
+	p.shared = (size_t)(warps * p.stages) * (p.bytes + 8);
 	return p;
 }
 
@@ -296,8 +301,8 @@ int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 					  (uint64_t)d.args->capacity * d.row_bytes);
 		d.direct = place.region != 0;
 	}
-	d.pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes, LEAST_STAGES,
-			    MOST_STAGES);
+	d.pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes, MOEEP_DEV_MOVERS,
+			    LEAST_STAGES, MOST_STAGES, UNIT);
 	shared[0] = route_shared(&buffer->geo);
 	shared[1] = d.pieces.shared;
 	rc = moeep_cuda_blocks(&call, ids, shared, 2, DISPATCH_BLOCKS, 2, &d.blocks);
@@ -370,10 +375,10 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, row_bytes, LEAST_STAGES,
-			  MOST_STAGES);
-	sums = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, staged_bytes, SUM_STAGES,
-			SUM_STAGES);
+	pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, row_bytes, MOEEP_DEV_MOVERS,
+			  LEAST_STAGES, MOST_STAGES, UNIT);
+	sums = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, staged_bytes,
+			MOEEP_DEV_MOVE_THREADS / 32, SUM_STAGES, SUM_STAGES, SUM_UNIT);
 	shared[0] = route_shared(&buffer->geo);
 	shared[1] = pieces.shared > sums.shared ? pieces.shared : sums.shared;
 	rc = moeep_cuda_blocks(&call, ids, shared, 2, COMBINE_BLOCKS, 2, &blocks);
