@@ -183,17 +183,31 @@ tap_require_devices()
 	tap_require_all cuda $? "$tap_reason"
 }
 
-# tap_require_devices COUNT: prerequisite "cuda" of the whole script, which ends here unless that
-# many CUDA devices can be used
-tap_require_devices()
+# tap_ask_make WHAT NAME...: what the Makefile of the build has for these variables, which
+# tap_made NAME then prints; a check says that the Makefile tells WHAT, and without it the script ends
+tap_ask_make()
 {
-	tap_devices=$("$abs_top_builddir/t/cuda/devices" 2>"$tap_dir/devices")
-	tap_reason=$(cat "$tap_dir/devices")
-	if [ -z "$tap_reason" ]; then
-		tap_reason="$1 devices are needed, ${tap_devices:-none} can be used"
-	fi
-	test "${tap_devices:-0}" -ge "$1"
-	tap_require_all cuda $? "$tap_reason"
+	tap_what=$1
+	shift
+	{
+		printf 'include Makefile\ntap-print:\n'
+		for tap_name; do
+			# shellcheck disable=SC2016
+			printf '\t@echo "%s=$(%s)"\n' "$tap_name" "$tap_name"
+		done
+	} >"$tap_dir/print.mk"
+	tap_run "${MAKE:-make}" -s --no-print-directory -C "$abs_top_builddir" \
+		-f "$tap_dir/print.mk" tap-print
+	printf '%s\n' "$tap_out" >"$tap_dir/made"
+	tap_is "$tap_rc" 0 "the Makefile tells $tap_what" || {
+		tap_diag "$tap_out"
+		tap_done
+	}
+}
+
+tap_made()
+{
+	sed -n "s/^$1=//p" "$tap_dir/made"
 }
 
 # tap_quick: whether MOEEP_TEST_QUICK asks for a short run

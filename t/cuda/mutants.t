@@ -34,29 +34,11 @@ emulate)
 esac
 mkdir -p "$keep" || tap_done
 
-# What the build was configured with, asked of its Makefile.
-{
-	printf 'include Makefile\nmutants-print:\n'
-	for name in NVCC AM_NVCCFLAGS NVCCFLAGS CXX t_cuda_emulated_driver_la_CXXFLAGS CXXFLAGS; do
-		# shellcheck disable=SC2016
-		printf '\t@echo "%s=$(%s)"\n' "$name" "$name"
-	done
-} >"$tap_dir/print.mk"
-tap_run "${MAKE:-make}" -s --no-print-directory -C "$abs_top_builddir" -f "$tap_dir/print.mk" \
-	mutants-print
-made=$tap_out
-tap_is "$tap_rc" 0 "the Makefile tells how kernels are built" || {
-	tap_diag "$made"
-	tap_done
-}
+# What the build was configured with.
+tap_ask_make "how kernels are built" NVCC AM_NVCCFLAGS NVCCFLAGS CXX \
+	t_cuda_emulated_driver_la_CXXFLAGS CXXFLAGS
 
-# made NAME: one of those variables
-made()
-{
-	printf '%s\n' "$made" | sed -n "s/^$1=//p"
-}
-
-nvcc=$(made NVCC)
+nvcc=$(tap_made NVCC)
 "$nvcc" --version >/dev/null 2>&1
 have_nvcc=$?
 case $keep$emulate in
@@ -73,7 +55,7 @@ line()
 build_emulated()
 {
 	# shellcheck disable=SC2046
-	$(made CXX) -shared -fPIC $(made t_cuda_emulated_driver_la_CXXFLAGS) $(made CXXFLAGS) -w \
+	$(tap_made CXX) -shared -fPIC $(tap_made t_cuda_emulated_driver_la_CXXFLAGS) $(tap_made CXXFLAGS) -w \
 		-I"$2" -I"$2/kernels" -I"$abs_top_srcdir" -I"$abs_top_srcdir/include" \
 		-I"$abs_top_builddir/include" -I"$abs_top_srcdir/lib" \
 		-include t/cuda/emulate/ptx.h -include t/cuda/mutant.cuh \
@@ -107,7 +89,7 @@ build()
 	for image in $(line "$1" | cut -d ' ' -f 2 | tr , ' '); do
 		# shellcheck disable=SC2046,SC2086
 		(cd "$abs_top_builddir" && "$nvcc" $gencode -fatbin -I"$tree/kernels" \
-			$(made AM_NVCCFLAGS) $(made NVCCFLAGS) -w \
+			$(tap_made AM_NVCCFLAGS) $(tap_made NVCCFLAGS) -w \
 			-include "$abs_top_srcdir/t/cuda/mutant.cuh" \
 			-o "$dir/$image.fatbin" "$tree/kernels/$image.cu") >"$dir/log" 2>&1 ||
 			return 1

@@ -17,37 +17,18 @@ jobs=2
 unset MOEEP_SPIN MOEEP_BACKEND MOEEP_HT_CHUNK_BYTES MOEEP_HT_CHUNKS MOEEP_TEST_SEED
 export MOEEP_TIMEOUT=3000 MOEEP_LOG=none MOEEP_TEST_ROUNDS=40
 
-# What the build was configured with, asked of its Makefile.
-{
-	printf 'include Makefile\nmutants-print:\n'
-	for name in CC DEFS CPPFLAGS CFLAGS LDFLAGS LIBS MOEEP_CODEGEN_CFLAGS \
-		MOEEP_SANITIZER_CFLAGS MOEEP_LIBS lib_libmoeep_internal_la_SOURCES \
-		rowmath_sources; do
-		# shellcheck disable=SC2016
-		printf '\t@echo "%s=$(%s)"\n' "$name" "$name"
-	done
-} >"$tap_dir/print.mk"
-tap_run "${MAKE:-make}" -s --no-print-directory -C "$abs_top_builddir" -f "$tap_dir/print.mk" \
-	mutants-print
-made=$tap_out
-tap_is "$tap_rc" 0 "the Makefile tells how the library is built" || {
-	tap_diag "$made"
-	tap_done
-}
-
-# made NAME: one of those variables
-made()
-{
-	printf '%s\n' "$made" | sed -n "s/^$1=//p"
-}
+# What the build was configured with.
+tap_ask_make "how the library is built" CC DEFS CPPFLAGS CFLAGS LDFLAGS LIBS \
+	MOEEP_CODEGEN_CFLAGS MOEEP_SANITIZER_CFLAGS MOEEP_LIBS lib_libmoeep_internal_la_SOURCES \
+	rowmath_sources
 
 archive=$abs_top_builddir/lib/.libs/libmoeep_internal.a
-cc=$(made CC)
-flags="$(made DEFS) -I$abs_top_builddir -I$abs_top_srcdir -I$abs_top_srcdir/include
+cc=$(tap_made CC)
+flags="$(tap_made DEFS) -I$abs_top_builddir -I$abs_top_srcdir -I$abs_top_srcdir/include
 	-I$abs_top_builddir/include -I$abs_top_srcdir/lib
-	$(made CPPFLAGS) $(made MOEEP_CODEGEN_CFLAGS) $(made CFLAGS) -w -pthread"
-libs="$(made LDFLAGS) -lm $(made MOEEP_LIBS) $(made LIBS) -pthread"
-case "$(made MOEEP_SANITIZER_CFLAGS) $(made CFLAGS)" in
+	$(tap_made CPPFLAGS) $(tap_made MOEEP_CODEGEN_CFLAGS) $(tap_made CFLAGS) -w -pthread"
+libs="$(tap_made LDFLAGS) -lm $(tap_made MOEEP_LIBS) $(tap_made LIBS) -pthread"
+case "$(tap_made MOEEP_SANITIZER_CFLAGS) $(tap_made CFLAGS)" in
 *-fsanitize*)
 	tap_skip 1 "this build has a sanitizer of its own; mutants need one without"
 	tap_done
@@ -107,7 +88,7 @@ build_tsan()
 compile_tsan()
 {
 	compile_sources=
-	for source in $(made lib_libmoeep_internal_la_SOURCES); do
+	for source in $(tap_made lib_libmoeep_internal_la_SOURCES); do
 		case $source in
 		*.c) compile_sources="$compile_sources $abs_top_srcdir/$source" ;;
 		esac
@@ -117,7 +98,7 @@ compile_tsan()
 	# shellcheck disable=SC2086
 	compile "$tap_dir/tsan" "-fsanitize=thread -O1" $tests || return 1
 	for name in generic avx2 avx512; do
-		for source in $(made rowmath_sources); do
+		for source in $(tap_made rowmath_sources); do
 			case $source in *.c) ;; *) continue ;; esac
 			compile "$tap_dir/tsan" "-fsanitize=thread -O1 -U__SSE2__ -DMOEEP_ROWMATH=$name" \
 				"$abs_top_srcdir/$source" || return 1
