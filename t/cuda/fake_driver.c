@@ -382,3 +382,15 @@ CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned int flags)
 	}
 	return fake_env("FAKE_CUDA_PEERS", 1) ? CUDA_SUCCESS : CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
 }
+
+/* Of a thread, whatever its streams are. */
+CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
+{
+	static _Thread_local CUstreamCaptureMode now = CU_STREAM_CAPTURE_MODE_GLOBAL;
+	CUstreamCaptureMode before = now;
+
+	FAKE_TRY(fake_enter("cuThreadExchangeStreamCaptureMode", NULL));
+	now = *mode;
+	*mode = before;
+	return CUDA_SUCCESS;
+}

@@ -80,17 +80,6 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph)
 	return CUDA_SUCCESS;
 }
 
-CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
-{
-	static _Thread_local CUstreamCaptureMode now = CU_STREAM_CAPTURE_MODE_GLOBAL;
-	CUstreamCaptureMode before = now;
-
-	FAKE_TRY(fake_enter("cuThreadExchangeStreamCaptureMode", NULL));
-	now = *mode;
-	*mode = before;
-	return CUDA_SUCCESS;
-}
-
 CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long flags)
 {
 	CUgraphExec own;
