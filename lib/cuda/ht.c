@@ -38,7 +38,7 @@ static struct pieces cut_rows(const struct moeep_cuda *cuda, enum moeep_cuda_ker
 		(uint64_t)(cuda->context->max_shared - cuda->context->kernels[id].static_shared) -
 		ROOM_BARRIERS;
 	uint64_t fits = room / (uint64_t)(warps * least_stages);
-	uint64_t most = fits / (fits < unit ? UNIT : unit) * (fits < unit ? UNIT : unit);
+	uint64_t most = fits - fits % (fits < unit ? UNIT : unit);
 	uint64_t count = (row_bytes + most - 1) / most;
 	struct pieces p = {.stages = most_stages};
 
@@ -175,30 +175,25 @@ static struct moeep_dev_entry entry_of(const struct moeep_cuda_call *call, const
 
 static struct moeep_dev_scales scales_in(const moeep_dispatch_args_t *args, int64_t tokens)
 {
-	struct moeep_dev_scales scales = {.base = (void *)(uintptr_t)args->scales,
-					  .layout = args->scale_layout,
-					  .dtype = args->scale_dtype,
-					  .count = args->scale_count,
-					  .stride = args->scale_stride};
-
-	if (scales.stride == 0) {
-		scales.stride = scales.layout == MOEEP_SCALES_COLUMN_MAJOR ? (tokens + 3) / 4 * 4
-									   : scales.count;
-	}
-	return scales;
+	return (struct moeep_dev_scales){
+		.base = (void *)(uintptr_t)args->scales,
+		.layout = args->scale_layout,
+		.dtype = args->scale_dtype,
+		.count = args->scale_count,
+		.stride = moeep_scale_stride(args->scale_layout, args->scale_stride, tokens,
+					     args->scale_count),
+	};
 }
 
 /* Their count and dtype are the givers', which the plan has. */
 static struct moeep_dev_scales scales_out(const moeep_dispatch_args_t *args)
 {
-	struct moeep_dev_scales scales = {.base = args->recv_scales,
-					  .layout = args->recv_scale_layout,
-					  .stride = args->recv_scale_stride};
-
-	if (scales.stride == 0 && scales.layout == MOEEP_SCALES_COLUMN_MAJOR) {
-		scales.stride = (args->capacity + 3) / 4 * 4;
-	}
-	return scales;
+	return (struct moeep_dev_scales){
+		.base = args->recv_scales,
+		.layout = args->recv_scale_layout,
+		.stride = moeep_scale_stride(args->recv_scale_layout, args->recv_scale_stride,
+					     args->capacity, 0),
+	};
 }
 
 static int launch_route(struct moeep_cuda_call *call, const struct dispatch *d,

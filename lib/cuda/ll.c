@@ -14,18 +14,14 @@
 static void set_scales(const struct moeep_geometry *g, const moeep_ll_dispatch_args_t *args,
 		       struct moeep_ll_dispatch_params *p)
 {
-	int32_t scale = p->quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;
+	int32_t scale = moeep_ll_scale_dtype(p->quant);
 	int32_t count = moeep_scale_groups(g->config.hidden);
-	int64_t stride = args->recv_scale_stride;
+	int64_t stride = moeep_scale_stride(args->recv_scale_layout, args->recv_scale_stride,
+					    args->capacity, count);
 
 	p->scale_bytes = moeep_align((uint64_t)count * 4, 16);
 	if (p->quant == MOEEP_QUANT_NONE || !args->recv_scales) {
 		return;
-	}
-	if (stride == 0) {
-		stride = args->recv_scale_layout == MOEEP_SCALES_COLUMN_MAJOR
-				 ? (args->capacity + 3) / 4 * 4
-				 : count;
 	}
 	p->recv_scales = (struct moeep_dev_scales){.base = args->recv_scales,
 						   .layout = args->recv_scale_layout,

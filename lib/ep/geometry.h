@@ -99,7 +99,7 @@ struct moeep_geometry {
 	uint64_t ll_cslot_bytes;
 	struct moeep_dev_window device; /* CUDA: in place of the above */
 	uint64_t device_flags;		/* bytes of its flags, at the start */
-	uint64_t user_slot; /* [ll_combine_slots] of the caller */
+	uint64_t user_slot;		/* [ll_combine_slots] of the caller */
 	uint64_t user_slot_bytes;
 	uint64_t window_bytes;
 	moeep_size_hint_t hint;
@@ -120,6 +120,16 @@ uint64_t moeep_geometry_private_bytes(const struct moeep_geometry *geometry);
 static inline uint64_t moeep_align(uint64_t value, uint64_t unit)
 {
 	return (value + unit - 1) / unit * unit;
+}
+
+/* The stride of scales, of which 0 asks for the default: columns begin at whole words of bytes. */
+static inline int64_t moeep_scale_stride(int32_t layout, int64_t stride, int64_t rows,
+					 int32_t count)
+{
+	if (stride != 0) {
+		return stride;
+	}
+	return layout == MOEEP_SCALES_COLUMN_MAJOR ? (rows + 3) / 4 * 4 : count;
 }
 
 static inline int moeep_scale_groups(int64_t hidden)

@@ -67,6 +67,11 @@ int32_t moeep_ll_wire_dtype(int32_t dtype, int32_t quant)
 	return quant == MOEEP_QUANT_NONE ? dtype : MOEEP_FP8_E4M3;
 }
 
+int32_t moeep_ll_scale_dtype(int32_t quant)
+{
+	return quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;
+}
+
 void moeep_ll_open_slot(const struct moeep_buffer *buffer, struct moeep_ll_entry *entry,
 			struct moeep_ll_parts *parts)
 {

@@ -60,5 +60,7 @@ bool moeep_ll_streams(const struct moeep_buffer *buffer, const struct moeep_hand
 
 /* The dtype that a quantisation makes of dtype. */
 int32_t moeep_ll_wire_dtype(int32_t dtype, int32_t quant);
+/* The dtype of its scales. */
+int32_t moeep_ll_scale_dtype(int32_t quant);
 
 #endif

@@ -221,8 +221,7 @@ static void open_sink(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	/* A guess: as many rows come as this rank sends. */
 	sink->stream = moeep_ll_streams(buffer, handle, sink->row_bytes);
 	if (handle->ll_quant != MOEEP_QUANT_NONE && args->recv_scales) {
-		int32_t scale =
-			handle->ll_quant == MOEEP_QUANT_FP8_UE8M0 ? MOEEP_UE8M0 : MOEEP_FP32;
+		int32_t scale = moeep_ll_scale_dtype(handle->ll_quant);
 
 		sink->scales = (struct moeep_scales){.base = args->recv_scales,
 						     .layout = args->recv_scale_layout,

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "ep/geometry.h"
 #include "host/scales.h"
 
 static uint64_t scale_unit(const struct moeep_scales *scales)
@@ -13,10 +14,7 @@ static uint64_t scale_unit(const struct moeep_scales *scales)
 
 void moeep_scales_resolve(struct moeep_scales *scales, int64_t rows)
 {
-	if (scales->stride == 0) {
-		scales->stride = scales->layout == MOEEP_SCALES_COLUMN_MAJOR ? (rows + 3) / 4 * 4
-									     : scales->count;
-	}
+	scales->stride = moeep_scale_stride(scales->layout, scales->stride, rows, scales->count);
 }
 
 /* Where scale s of a row is, in bytes. UE8M0 columns are of words of four. */
