@@ -89,9 +89,9 @@ uint32_t moeep_comm_fds_timeout(const struct moeep_comm *comm);
 int moeep_comm_agree(struct moeep_comm *comm, int result);
 
 /*
- * Share windows, of host or of device memory as `mine` is: mine is this rank's; windows[num_ranks] gets one reference to each rank's, its own
- * included. Collective, and agreed: all succeed or all fail. `result` is this rank's so far; if it
- * is a failure mine may be NULL.
+ * Share windows, of host or of device memory as `mine` is: mine is this rank's;
+ * windows[num_ranks] gets one reference to each rank's, its own included. Collective, and agreed:
+ * all succeed or all fail. `result` is this rank's so far; if it is a failure mine may be NULL.
  */
 int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *mine,
 		     struct moeep_window **windows);

@@ -233,6 +233,15 @@ int moeep_cuda_buffer_traffic(const struct moeep_buffer *buffer, int peer,
 		       : moeep_cu_fail(cuda->cu, result, "reading counters of traffic");
 }
 
+/* The last launch, which still uses what is about to be freed, is waited for. */
+static void end_last(const struct moeep_cuda *cuda, CUevent last)
+{
+	if (last) {
+		(void)cuda->cu->cuEventSynchronize(last);
+		(void)cuda->cu->cuEventDestroy(last);
+	}
+}
+
 void moeep_cuda_buffer_destroy(struct moeep_buffer *buffer)
 {
 	struct moeep_cuda_buffer *own = buffer->cuda;
@@ -242,10 +251,7 @@ void moeep_cuda_buffer_destroy(struct moeep_buffer *buffer)
 		return;
 	}
 	if (moeep_cuda_enter(cuda) == MOEEP_OK) {
-		if (own->last) {
-			(void)cuda->cu->cuEventSynchronize(own->last);
-			(void)cuda->cu->cuEventDestroy(own->last);
-		}
+		end_last(cuda, own->last);
 		if (own->stream) {
 			(void)cuda->cu->cuStreamSynchronize(own->stream);
 			(void)cuda->cu->cuStreamDestroy(own->stream);
@@ -363,10 +369,7 @@ void moeep_cuda_handle_destroy(struct moeep_handle *handle)
 		return;
 	}
 	if (moeep_cuda_enter(cuda) == MOEEP_OK) {
-		if (own->last) {
-			(void)cuda->cu->cuEventSynchronize(own->last);
-			(void)cuda->cu->cuEventDestroy(own->last);
-		}
+		end_last(cuda, own->last);
 		moeep_cuda_free(cuda, own->memory);
 		moeep_cuda_leave(cuda);
 	}
