@@ -96,7 +96,6 @@ enum moeep_dev_ticket {
 	MOEEP_DEV_TICKET_CSEND,
 	MOEEP_DEV_TICKET_CRECV,
 	MOEEP_DEV_TICKET_ROUTE,
-	MOEEP_DEV_TICKET_ROUTED,
 	MOEEP_DEV_TICKET_RECORDS,
 	MOEEP_DEV_TICKET_MOVED,
 	MOEEP_DEV_TICKETS
@@ -111,10 +110,9 @@ struct moeep_dev_state {
 	uint64_t ll_crecv;
 	uint32_t ticket[MOEEP_DEV_TICKETS]; /* zero between operations */
 	uint32_t bad_claim;		    /* of what follows, 0 between operations */
-	uint32_t reserved;
 	struct moeep_dev_result bad; /* what is wrong with the caller's data */
 };
-MOEEP_ARGS_ASSERT(struct moeep_dev_state, 112);
+MOEEP_ARGS_ASSERT(struct moeep_dev_state, 104);
 
 /* Offsets in a window, the same on all ranks. Flags are 64-bit words, an array of [R] by writer. */
 struct moeep_dev_window {
@@ -314,13 +312,11 @@ struct moeep_ht_route_params {
 	char *const *region_base; /* [slots][R] */
 	struct moeep_dev_entry entry;
 	uint32_t region_slots;
-	uint32_t call_flags; /* of the call, also those that ranks need not agree on */
+	int32_t topk_dtype;
 	const void *topk_idx;
 	const float *topk_weights;
-	int32_t topk_dtype;
 	int32_t last; /* the operation has no further kernel */
 	int32_t weighted; /* combine: the dispatch must have had weights */
-	int32_t reserved;
 	char *recv_x; /* dispatch, flat: this rank's own rows go there */
 	uint64_t row_bytes;
 	int64_t *num_recv;
@@ -343,7 +339,7 @@ struct moeep_ht_move_params {
 	int32_t expert_major;
 	int32_t last;
 	int32_t topk_dtype;
-	uint32_t call_flags;
+	uint32_t call_flags; /* of the call, also those that ranks need not agree on */
 	int32_t reserved;
 	int64_t capacity;
 	char *recv_x;
@@ -435,16 +431,15 @@ struct moeep_ll_combine_params {
 	char *out;
 	const char *bias;
 	int64_t num_tokens;
-	int64_t capacity;	   /* of x */
-	int64_t dispatch_capacity; /* rows of an expert in the dispatch's positions */
+	int64_t capacity; /* of x */
 	uint64_t row_bytes;
 	uint64_t partial_bytes;
 	int32_t phases;
 	int32_t dtype;
 	int32_t partial_dtype;
-	int32_t weighted;
 	int32_t unweighted; /* MOEEP_LL_COMBINE_UNWEIGHTED was asked for */
 	int32_t topk;
+	int32_t reserved;
 };
 
 /* Where this rank's tokens would go; no peer is asked. */

@@ -126,12 +126,6 @@ DEV int warp_distinct(int *a, int *b, bool two)
 	}
 }
 
-/* Entry `i` of such a pair of registers. */
-DEV int warp_entry(int a, int b, int i)
-{
-	return __shfl_sync(FULL, i < 32 ? a : b, i & 31);
-}
-
 DEV const char *warp_pointer(const char *p, int lane)
 {
 	return (const char *)(uintptr_t)__shfl_sync(FULL, (unsigned long long)(uintptr_t)p, lane);

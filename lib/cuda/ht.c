@@ -202,7 +202,6 @@ static int launch_route(struct moeep_cuda_call *call, const struct dispatch *d,
 	const moeep_dispatch_args_t *args = d->args;
 	struct moeep_ht_route_params p = {
 		.entry = entry_of(call, d, place),
-		.call_flags = args->flags,
 		.topk_idx = args->topk_idx,
 		.topk_weights = args->topk_weights,
 		.topk_dtype = args->topk_dtype,

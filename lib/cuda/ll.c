@@ -134,7 +134,6 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	p.out = args->out;
 	p.bias = args->bias;
 	p.num_tokens = handle->num_tokens;
-	p.dispatch_capacity = handle->ll_capacity;
 	p.capacity = args->capacity ? args->capacity : handle->ll_capacity;
 	p.topk = handle->topk;
 	p.dtype = phases & MOEEP_LL_SEND ? args->dtype : handle->combine_dtype;
