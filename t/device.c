@@ -12,8 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/comm.h"
 #include "core/error.h"
-#include "cuda/driver.h"
+#include "cuda/device.h"
 #include "t/tap.h"
 #include "t/util.h"
 
@@ -265,6 +266,13 @@ void device_config(int rank, moeep_comm_config_t *config)
 		config->backend = MOEEP_BACKEND_CUDA;
 		config->device_plus_one = rank % num_devices + 1;
 	}
+}
+
+int device_stream(const moeep_comm_t *comm, CUstream *stream)
+{
+	CUresult result = moeep_cuda_stream_create(comm->cuda->context, stream);
+
+	return result == CUDA_SUCCESS ? MOEEP_OK : moeep_cu_fail(driver, result, "a stream");
 }
 
 int device_copy(void *to, const void *from, size_t bytes)

@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "cuda/driver.h"
 #include "t/arena.h"
 
 enum device_mode { DEVICE_NONE, DEVICE_THREADS, DEVICE_PROCESSES };
@@ -41,6 +42,12 @@ int device_begin(int rank);
 
 /* Sets the backend that is tested, and the rank's device. Host mode: the host backend. */
 void device_config(int rank, moeep_comm_config_t *config);
+
+/*
+ * A stream of a comm's device that has run a kernel, see cuda/context.h. Devices only. MOEEP_OK, or an error
+ * with a detail.
+ */
+int device_stream(const moeep_comm_t *comm, CUstream *stream);
 
 /*
  * Copies between memory of any kind, complete on return. It waits for no operation. Host mode:

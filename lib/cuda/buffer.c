@@ -147,7 +147,7 @@ static int create(struct moeep_buffer *buffer)
 	struct pieces pieces = {0};
 	struct buffer_pieces b = {0};
 	void *memory = NULL;
-	CUresult result = cu->cuStreamCreate(&own->stream, CU_STREAM_NON_BLOCKING);
+	CUresult result = moeep_cuda_stream_create(cuda->context, &own->stream);
 	int rc;
 
 	if (result == CUDA_SUCCESS) {

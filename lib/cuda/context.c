@@ -127,6 +127,38 @@ static int check_device(struct moeep_cuda_context *cuda)
 	return MOEEP_OK;
 }
 
+/* A kernel without arguments ends at once. */
+static CUresult launch_nothing(const struct moeep_cuda_context *cuda, int id, int shared,
+			       CUstream stream)
+{
+	static const char nothing[4096]; /* room for any kernel's arguments */
+	void *arguments[] = {(void *)(uintptr_t)nothing};
+
+	return cuda->cu->cuLaunchKernel(cuda->kernels[id].function, 1, 1, 1,
+					(unsigned)cuda->kernels[id].threads, 1, 1, (unsigned)shared,
+					stream, arguments, NULL);
+}
+
+CUresult moeep_cuda_stream_create(const struct moeep_cuda_context *context, CUstream *stream)
+{
+	const struct moeep_cu *cu = context->cu;
+	CUresult result = cu->cuStreamCreate(stream, CU_STREAM_NON_BLOCKING);
+
+	if (result != CUDA_SUCCESS) {
+		*stream = NULL;
+		return result;
+	}
+	result = launch_nothing(context, MOEEP_CUDA_LAYOUT, 0, *stream);
+	if (result == CUDA_SUCCESS) {
+		result = cu->cuStreamSynchronize(*stream);
+	}
+	if (result != CUDA_SUCCESS) {
+		(void)cu->cuStreamDestroy(*stream);
+		*stream = NULL;
+	}
+	return result;
+}
+
 #if MOEEP_HAVE_CUDA
 static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 {
@@ -135,8 +167,6 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 	const struct moeep_cu *cu = cuda->cu;
 	const char *call = "cuModuleLoadData";
 	CUresult result = cu->cuModuleLoadData(&kernel->module, image->start);
-	static const char nothing[4096]; /* room for any kernel's arguments */
-	void *arguments[] = {(void *)(uintptr_t)nothing};
 
 	if (result == CUDA_SUCCESS) {
 		call = "cuModuleGetFunction";
@@ -158,14 +188,11 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 	kernel->threads = kernel_table[id].threads;
 	/*
 	 * The first launch may wait until the device is idle, for the kernel to be loaded and local
-	 * memory to grow: so it is here, where no rank waits for another. Without arguments it ends
-	 * at once.
+	 * memory to grow: so it is here, where no rank waits for another.
 	 */
 	if (result == CUDA_SUCCESS) {
 		call = "cuLaunchKernel";
-		result = cu->cuLaunchKernel(kernel->function, 1, 1, 1, (unsigned)kernel->threads, 1,
-					    1, (unsigned)(cuda->max_shared - kernel->static_shared),
-					    stream, arguments, NULL);
+		result = launch_nothing(cuda, id, cuda->max_shared - kernel->static_shared, stream);
 	}
 	if (result != CUDA_SUCCESS) {
 		return moeep_cu_fail(cu, result, "%s of %s for device %d (%s, sm_%d)", call,

@@ -50,6 +50,12 @@ struct moeep_cuda_context {
  * is missing, or does not suit, is MOEEP_ERR_UNSUPPORTED with the cause.
  */
 int moeep_cuda_context_get(int device_plus_one, struct moeep_cuda_context **context);
+/*
+ * A stream that has been used once. The driver chooses a stream's hardware queue at its first kernel;
+ * if several threads begin at once, it may choose one queue for their streams though others are free, and
+ * then a kernel that waits holds up the one that it waits for.
+ */
+CUresult moeep_cuda_stream_create(const struct moeep_cuda_context *context, CUstream *stream);
 /* NULL is a no-op. */
 void moeep_cuda_context_put(struct moeep_cuda_context *context);
 

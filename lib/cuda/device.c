@@ -125,10 +125,10 @@ static int open_memory(struct moeep_comm *comm)
 static int open_stream(struct moeep_comm *comm)
 {
 	struct moeep_cuda *cuda = comm->cuda;
-	CUresult result = cuda->cu->cuStreamCreate(&cuda->stream, CU_STREAM_NON_BLOCKING);
+	CUresult result = moeep_cuda_stream_create(cuda->context, &cuda->stream);
 
 	return result == CUDA_SUCCESS ? open_memory(comm)
-				      : moeep_cu_fail(cuda->cu, result, "cuStreamCreate");
+				      : moeep_cu_fail(cuda->cu, result, "the stream of a comm");
 }
 
 int moeep_cuda_open(struct moeep_comm *comm, int device_plus_one)

@@ -352,16 +352,17 @@ static int capture(struct fault_rank *r)
 	static const enum fault_call calls[] = {CALL_DISPATCH, CALL_COMBINE, CALL_LL_DISPATCH,
 						CALL_LL_COMBINE};
 	const struct moeep_cu *cu = r->cu;
-	CUresult result = cu->cuStreamCreate(&r->stream, CU_STREAM_NON_BLOCKING);
 	moeep_launch_t launch = {.size = sizeof(launch), .status = r->status};
-	int rc = MOEEP_OK;
+	int rc = device_stream(r->comm, &r->stream);
+	CUresult result;
 
-	launch.stream = r->stream;
-	if (result == CUDA_SUCCESS) {
-		result = cu->cuStreamBeginCapture(
-			r->stream, r->group->threads ? CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-						     : CU_STREAM_CAPTURE_MODE_GLOBAL);
+	if (rc != MOEEP_OK) {
+		return rc;
 	}
+	launch.stream = r->stream;
+	result = cu->cuStreamBeginCapture(r->stream, r->group->threads
+							     ? CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+							     : CU_STREAM_CAPTURE_MODE_GLOBAL);
 	for (int i = 0; i < 4 && result == CUDA_SUCCESS && rc == MOEEP_OK; i++) {
 		rc = fault_start(r, calls[i], 1, &launch);
 	}

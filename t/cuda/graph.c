@@ -71,7 +71,7 @@ static int replay_make(struct replay *r, const struct set *set, int rank, moeep_
 	r->m[0].args.x = r->rows;
 	r->n[0].args.x = r->low_rows;
 	RANK_TRY(moeep_cu_load(&r->cu));
-	TRY_CU(r->cu, cuStreamCreate(&r->stream, CU_STREAM_NON_BLOCKING));
+	RANK_TRY(device_stream(comm, &r->stream));
 	return 0;
 }
 

@@ -43,7 +43,7 @@ static int caller_open(struct caller *c, moeep_comm_t *comm)
 	c->open = util_alloc(sizeof(*c->open));
 	*c->status = UNSET;
 	RANK_TRY(moeep_cu_load(&c->cu));
-	TRY_CU(c->cu, cuStreamCreate(&c->stream, CU_STREAM_NON_BLOCKING));
+	RANK_TRY(device_stream(comm, &c->stream));
 	RANK_TRY(moeep_event_create(comm, 0, &c->gate));
 	RANK_TRY(moeep_event_create(comm, 0, &c->done));
 	/* From here on nothing may wait for a device as a whole. */

@@ -157,7 +157,7 @@ static int lane_open(struct run *r, struct lane *lane, int index)
 		RANK_DO(unit_open(s, &lane->units[i], i, lane->buffer));
 	}
 	if (r->cu && index > 0) {
-		TRY_CU(r->cu, cuStreamCreate(&lane->own, CU_STREAM_NON_BLOCKING));
+		RANK_TRY(device_stream(lane->comm, &lane->own));
 		lane->stream = lane->own;
 	}
 	return 0;

@@ -281,7 +281,9 @@ static int destroy_body(int rank, moeep_comm_t *comm, void *arg)
 static int low_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	const struct set *set = arg;
-	moeep_launch_t launch = {.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER};
+	/* Few SMs: kernels of both buffers, and of all ranks of a device, have to run at once. */
+	moeep_launch_t launch = {
+		.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER, .num_sms = 8};
 	moeep_buffer_t *buffer[2];
 	moeep_handle_t *handle[2];
 	moeep_event_t *event[2];
