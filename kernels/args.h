@@ -25,6 +25,7 @@
 /* Threads of the blocks of each family of kernels. */
 #define MOEEP_DEV_ROUTE_THREADS 512
 #define MOEEP_DEV_MOVE_THREADS	384
+#define MOEEP_DEV_COMBINE_THREADS 384
 #define MOEEP_DEV_SUM_THREADS	512
 #define MOEEP_DEV_LL_THREADS	512
 /* Shared memory for counters of experts; more experts than fit there count in device memory. */
@@ -36,7 +37,8 @@ enum moeep_dev_what {
 	MOEEP_DEV_ROWS = 2,
 	MOEEP_DEV_RECORDS = 3,
 	MOEEP_DEV_CREDIT = 4,
-	MOEEP_DEV_PARTIALS = 5
+	MOEEP_DEV_PARTIALS = 5,
+	MOEEP_DEV_READ = 6
 };
 
 /* Of one comm, in pinned memory. The host writes abort, the device the report, once. */
@@ -109,15 +111,17 @@ struct moeep_dev_state {
 	uint64_t ll_cepoch;
 	uint64_t ll_crecv;
 	uint32_t ticket[MOEEP_DEV_TICKETS]; /* zero between operations */
-	uint32_t bad_claim;		    /* of what follows, 0 between operations */
+	uint32_t claimed;		    /* tokens of a combine, likewise */
+	uint32_t bad_claim;		    /* of what follows, likewise */
 	struct moeep_dev_result bad; /* what is wrong with the caller's data */
 };
-MOEEP_ARGS_ASSERT(struct moeep_dev_state, 104);
+MOEEP_ARGS_ASSERT(struct moeep_dev_state, 112);
 
 /* Offsets in a window, the same on all ranks. Flags are 64-bit words, an array of [R] by writer. */
 struct moeep_dev_window {
 	uint64_t ht_entry_flag;
 	uint64_t ht_record_flag;
+	uint64_t ht_read_flag;
 	uint64_t ht_progress; /* [R][MOEEP_DEV_CHANNELS] */
 	uint64_t ll_sent; /* [2][R]: what follows an epoch must not hide its count */
 	uint64_t ll_received;
@@ -263,13 +267,13 @@ struct moeep_dev_entry {
 	int32_t alignment;
 	uint32_t given;
 	int32_t channels;
-	uint32_t wants_rows; /* dispatch: recv_x is given */
+	uint32_t wants_rows; /* recv_x, or out of combine, is given */
 	uint32_t reserved;
 	int64_t num_tokens; /* of those that are given: dispatch N, combine rows */
-	int64_t capacity;
+	int64_t capacity; /* rows that fit at recv_x; combine: between place and its region's end */
 	int64_t max_recv;
 	uint64_t route;
-	struct moeep_dev_place place;
+	struct moeep_dev_place place; /* of recv_x, or of x */
 	uint64_t reserved2[2];
 };
 MOEEP_ARGS_ASSERT(struct moeep_dev_entry, 112);
@@ -289,10 +293,15 @@ struct moeep_dev_plan {
 	int32_t scale_dtype;
 	int32_t topk;
 	struct moeep_dev_result result;
-	char **dst;	   /* [R] where rows of this rank go at each; NULL: not wanted */
-	int64_t *limit;	   /* [R] rows that may be written there */
+	/*
+	 * [R] where rows of this rank go at each, by their position: dispatch there, combine here. NULL:
+	 * they are not wanted, or read where they are.
+	 */
+	char **dst;
+	char **src;	   /* [R] combine: where rows of each are, by their position there */
+	int64_t *limit;	   /* [R] rows that may be written at dst */
 	int32_t *staged;   /* [R] 1: that is a window, whose owner copies them */
-	int32_t *channels; /* [R] of each source */
+	int32_t *channels; /* [R] of each source; 0: its rows are read where they are */
 };
 
 /* Words that blocks of moeep_ht_route hand to each other. */
@@ -317,7 +326,7 @@ struct moeep_ht_route_params {
 	const float *topk_weights;
 	int32_t last; /* the operation has no further kernel */
 	int32_t weighted; /* combine: the dispatch must have had weights */
-	char *recv_x; /* dispatch, flat: this rank's own rows go there */
+	char *own; /* flat: where this rank's own rows go, or in a combine are */
 	uint64_t row_bytes;
 	int64_t *num_recv;
 	int32_t *recv_per_expert;
@@ -380,19 +389,17 @@ struct moeep_ht_combine_params {
 	const char *bias;
 	uint64_t row_bytes;    /* of x and out */
 	uint64_t staged_bytes; /* of rows that travel */
-	uint64_t piece;	    /* bytes of a row that are sent at once */
-	uint64_t sum_piece; /* and that are summed at once */
+	uint64_t piece;	       /* bytes of a row that are sent at once */
 	int64_t num_tokens;
 	int32_t dtype;
 	int32_t staged_dtype;
 	int32_t senders;
 	int32_t stages;
-	int32_t sum_stages;
-	int32_t reserved;
 	int32_t bulk;
 	int32_t expert_major;
 	int32_t weighted;
 	int32_t topk;
+	int32_t in_place; /* the others read x where it is: nothing ends before they have */
 };
 
 struct moeep_ll_dispatch_params {

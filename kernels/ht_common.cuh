@@ -5,6 +5,13 @@
 
 #include "rows.cuh"
 
+#define MOVERS	       MOEEP_DEV_MOVERS
+/* Behind a block's movers the warp that reports how far they have come, then those of the records. */
+#define REPORTER       MOVERS
+#define FIRST_RECORDER (MOVERS + 1)
+/* Rows, or pieces of them, between two reports, or two looks at how far a mover has come. */
+#define REPORT 2
+
 /* The entry that `source` brought to `owner`. */
 DEV char *entry_at(const struct moeep_dev_context &c, int owner, uint64_t epoch, int source)
 {
@@ -184,11 +191,13 @@ template <int PENDING> DEV void ring_wait_read()
 	bulk_wait_read<PENDING>();
 }
 
-/* At most PENDING of this thread's groups are not complete; the others can be published. */
+/*
+ * At most PENDING of this thread's groups are not complete; the others can be published. That they are
+ * complete includes the fence between the engine's accesses and this thread's.
+ */
 template <int PENDING> DEV void ring_wait_written()
 {
 	bulk_wait_written<PENDING>();
-	fence_engine();
 }
 
 /* Start the ring anew, when all of its loads have been waited for. */
@@ -209,91 +218,13 @@ DEV void ring_acquire()
 }
 #endif
 
-/* The sum of pieces of rows that lie in a ring; as warp_sum(), without weights. */
-struct sum_shared {
-	int from;
-	int to;
-	const char *bias; /* at the piece's first element, as out */
-	char *out;
-	int elements;
-	int terms;
-	uint32_t first; /* row k's piece is at stage (first + k * step) modulo the ring's */
-	uint32_t step;
-};
-
-DEV uint32_t stage_address(const struct ring &r, uint32_t stage)
-{
-	return r.stage + (stage >= (uint32_t)r.stages ? stage - (uint32_t)r.stages : stage) * r.bytes;
-}
-
-DEV void add_values(float *total, const float *values)
-{
-#pragma unroll
-	for (int i = 0; i < 8; i++) {
-		total[i] = __fadd_rn(total[i], values[i]);
-	}
-}
-
-/*
- * The dtypes are constants here, for the loop to have no branch: sums are bound by instructions. Two
- * rows, the usual number between two ranks, take turns in it without a loop of their own.
- */
-template <int FROM, int TO> DEV void sum_as(const struct sum_shared &s, const struct ring &r)
-{
-	uint32_t a = stage_address(r, s.first);
-	uint32_t b = stage_address(r, s.first + s.step);
-
-	for (int at = LANE * 8; at < s.elements; at += 256) {
-		float total[8];
-		float values[8];
-		struct chunk chunk;
-
-		load_shared(&chunk, a, FROM, at, s.elements);
-		floats_of(chunk, FROM, total);
-		if (s.terms > 1) {
-			load_shared(&chunk, b, FROM, at, s.elements);
-			floats_of(chunk, FROM, values);
-			add_values(total, values);
-		}
-		for (int k = 2; k < s.terms; k++) {
-			load_shared(&chunk,
-				    stage_address(r, (s.first + (uint32_t)k * s.step) %
-							     (uint32_t)r.stages),
-				    FROM, at, s.elements);
-			floats_of(chunk, FROM, values);
-			add_values(total, values);
-		}
-		if (s.bias) {
-			load_chunk(&chunk, s.bias, TO, at, s.elements);
-			floats_of(chunk, TO, values);
-			add_values(total, values);
-		}
-		store_floats(s.out, TO, at, s.elements, total);
-	}
-}
-
-DEV void sum_from_ring(const struct sum_shared &s, const struct ring &r)
-{
-	if (s.from == MOEEP_BF16) {
-		sum_as<MOEEP_BF16, MOEEP_BF16>(s, r);
-	} else if (s.from == MOEEP_FP16) {
-		sum_as<MOEEP_FP16, MOEEP_FP16>(s, r);
-	} else if (s.to == MOEEP_BF16) {
-		sum_as<MOEEP_FP32, MOEEP_BF16>(s, r);
-	} else if (s.to == MOEEP_FP16) {
-		sum_as<MOEEP_FP32, MOEEP_FP16>(s, r);
-	} else {
-		sum_as<MOEEP_FP32, MOEEP_FP32>(s, r);
-	}
-}
-
 /*
  * How far each mover of a block has come, for the warp that reports it. A release waits for all copies that
  * the block has under way, so movers leave it to a warp of its own, and go on.
  */
 struct landed {
-	int count[MOEEP_DEV_MOVERS][32];
-	int finished[MOEEP_DEV_MOVERS];
+	int count[MOVERS][32];
+	int finished[MOVERS];
 };
 
 /* Groups of copies after which a piece is taken to have landed without waiting for it much. */
@@ -329,7 +260,7 @@ DEV bool landed_all(const struct landed *l)
 {
 	bool all = true;
 
-	for (int m = 0; m < MOEEP_DEV_MOVERS; m++) {
+	for (int m = 0; m < MOVERS; m++) {
 		all = all && ((const volatile struct landed *)l)->finished[m] != 0;
 	}
 	all = __all_sync(FULL, all);

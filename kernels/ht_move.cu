@@ -9,13 +9,7 @@
  */
 #include "ht_common.cuh"
 
-#define MOVERS	       MOEEP_DEV_MOVERS
-/* Behind the movers the warp that reports how far they have come, then those of the records. */
-#define REPORTER	MOVERS
-#define FIRST_RECORDER	(MOVERS + 1)
-#define RECORD_THREADS	(MOEEP_DEV_MOVE_THREADS - 32 * FIRST_RECORDER)
-/* Pieces, or without the copy engine rows, between two looks at how far a mover has come. */
-#define REPORT 2
+#define RECORD_THREADS (MOEEP_DEV_MOVE_THREADS - 32 * FIRST_RECORDER)
 
 struct channel {
 	int number;
@@ -67,6 +61,16 @@ DEV uint64_t *progress_of(const struct moeep_ht_move_params &p, const struct tar
 }
 
 #if HAVE_BULK
+/*
+ * Here the fence, which the order does not need, makes dispatch faster: see the table of what was tried in
+ * docs/performance-gpu.md.
+ */
+template <int PENDING> DEV void wait_written()
+{
+	ring_wait_written<PENDING>();
+	fence_engine();
+}
+
 /*
  * A warp sends its channel's rows to up to 32 ranks, a lane each. `landed` gets how far it is; without
  * it the warp tells the ranks itself, at the end.
@@ -122,12 +126,12 @@ DEV void send_bulk(const struct moeep_ht_move_params &p, const struct channel &c
 		position = next;
 		if (reports && ++since == REPORT) {
 			since = 0;
-			ring_wait_written<LANDED_LAG>();
+			wait_written<LANDED_LAG>();
 			landed_put(landed,
 				   t.count - __popc(ended & ((1u << LANDED_LAG) - 1u)));
 		}
 	}
-	ring_wait_written<0>();
+	wait_written<0>();
 	if (landed) {
 		landed_put(landed, t.count);
 	} else if (t.rank >= 0 && t.rank != p.c.rank) {
@@ -389,7 +393,7 @@ DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step
 	}
 #if HAVE_BULK
 	if (p.bulk && LANE == 0) {
-		ring_wait_written<0>();
+		wait_written<0>();
 	}
 #endif
 	return ok;

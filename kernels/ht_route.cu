@@ -514,6 +514,54 @@ DEV void check_room(const struct route &r, struct moeep_dev_plan *plan)
 	}
 }
 
+/* A place in a rank's symmetric memory, or NULL: that is the end of the comm. */
+DEV char *find_place(const struct route &r, int rank, const struct moeep_dev_place &place)
+{
+	const struct moeep_ht_route_params &p = r.p;
+
+	if (place.slot >= p.region_slots || p.regions[place.slot].id != place.id) {
+		raise(p.c, MOEEP_ERR_STATE, rank, 6, r.epoch, 0, 0);
+		return NULL;
+	}
+	return p.region_base[(int64_t)place.slot * p.c.num_ranks + rank] + place.offset;
+}
+
+/*
+ * Combine: where this rank's rows for each rank go, in its window, and where those of each are found. Both
+ * by position, though a window has room for each rank's rows from a place of their own on.
+ */
+DEV void find_sources(const struct route &r, struct moeep_dev_plan *plan)
+{
+	const struct moeep_ht_route_params &p = r.p;
+	const struct moeep_dev_context &c = p.c;
+	bool flat = p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
+
+	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		const struct moeep_dev_entry *entry = entry_of(c, r.epoch, rank);
+		int64_t base = p.route->send_base[rank];
+		int64_t end = base + p.route->send_count[rank];
+		bool in_place = entry->place.slot != 0;
+		char *at = window_at(c, c.rank, c.window.rows) +
+			   (rank * c.ht_max_tokens - base) * (int64_t)p.row_bytes;
+
+		if (flat && rank == c.rank) {
+			at = p.own;
+		} else if (in_place) {
+			at = find_place(r, rank, entry->place);
+			if (end > entry->capacity) {
+				raise(c, MOEEP_ERR_INVALID, rank, 7, r.epoch, (uint64_t)end,
+				      (uint64_t)entry->capacity);
+				at = NULL;
+			}
+		}
+		plan->src[rank] = at;
+		plan->channels[rank] = in_place ? 0 : entry->channels;
+		at = window_at(c, rank, c.window.rows) +
+		     (c.rank * c.ht_max_tokens - p.route->recv_base[rank]) * (int64_t)p.row_bytes;
+		plan->dst[rank] = entry->wants_rows && p.entry.place.slot == 0 ? at : NULL;
+	}
+}
+
 /* Where this rank's rows go at each rank. */
 DEV void find_destinations(const struct route &r, struct moeep_dev_plan *plan)
 {
@@ -523,27 +571,17 @@ DEV void find_destinations(const struct route &r, struct moeep_dev_plan *plan)
 
 	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
 		const struct moeep_dev_entry *entry = entry_of(c, r.epoch, to);
-		struct moeep_dev_place place = entry->place;
 		char *at = window_at(c, to, c.window.rows);
 		int64_t limit = INT64_MAX;
 		bool staged = flat;
 
 		plan->channels[to] = entry->channels;
-		if (r.combine) {
-			at += (uint64_t)c.rank * (uint64_t)c.ht_max_tokens * p.row_bytes;
-		} else if (flat && to == c.rank) {
-			at = p.recv_x;
+		if (flat && to == c.rank) {
+			at = p.own;
 			limit = entry->capacity;
 			staged = false;
-		} else if (flat && place.slot != 0) {
-			if (place.slot >= p.region_slots ||
-			    p.regions[place.slot].id != place.id) {
-				raise(c, MOEEP_ERR_STATE, to, 6, r.epoch, 0, 0);
-				at = NULL;
-			} else {
-				at = p.region_base[(int64_t)place.slot * c.num_ranks + to] +
-				     place.offset;
-			}
+		} else if (flat && entry->place.slot != 0) {
+			at = find_place(r, to, entry->place);
 			limit = entry->capacity;
 			staged = false;
 		}
@@ -596,13 +634,14 @@ DEV void make_plan(const struct route &r, const int *run, const int *base)
 		__syncthreads();
 	}
 	if (plan->move) {
-		find_destinations(r, plan);
 		if (r.combine) {
+			find_sources(r, plan);
 			count_traffic(c, MOEEP_DEV_COMBINE_ROWS, p.route->send_count, p.row_bytes);
 		} else {
 			uint64_t scales = (uint64_t)plan->scale_count *
 					  (plan->scale_dtype == MOEEP_UE8M0 ? 1 : 4);
 
+			find_destinations(r, plan);
 			count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, p.route->recv_count,
 				      p.row_bytes +
 					      (plan->given & MOEEP_DEV_GIVEN_SCALES ? (scales + 15) / 16 * 16 : 0));

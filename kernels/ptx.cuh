@@ -124,15 +124,17 @@ DEV uint32_t e4m3x2_of_floats(float low, float high)
 }
 #endif
 
-/* Shared memory by its own addresses, 32 bits. */
-
-DEV uint4 load_shared16(uint32_t address)
+/*
+ * Of a row that is read once: it need not stay in the SM's cache, which each acquire of another warp
+ * empties.
+ */
+DEV uint4 load_once16(const char *from)
 {
 	uint4 v;
 
-	asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+	asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
 		     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-		     : "r"(address)
+		     : "l"(from)
 		     : "memory");
 	return v;
 }

@@ -205,6 +205,14 @@ DEV void add_term(struct terms *t, const char *row, float weight)
 	t->count++;
 }
 
+DEV void add_values(float *total, const float *values)
+{
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		total[i] = __fadd_rn(total[i], values[i]);
+	}
+}
+
 /* How rows are summed. */
 struct sum {
 	int from; /* dtype of the rows */
@@ -302,12 +310,38 @@ template <int UNROLL> DEV void warp_sum(const struct terms &t, const struct sum 
 	}
 }
 
-/* 8 elements, in shared memory. */
-DEV void load_shared(struct chunk *c, uint32_t address, int dtype, int64_t at, int64_t last)
+/*
+ * The same for two rows of one dtype of 16 bits and nothing else, the usual case between two ranks. All
+ * loads of ROUNDS rounds are under way before the first is used.
+ */
+#define ROUNDS 7
+template <int DTYPE>
+DEV void warp_sum_two(const char *first, const char *second, char *out, int elements)
 {
-	c->word[0] = load_shared16(address + (uint32_t)at * (dtype == MOEEP_FP32 ? 4u : 2u));
-	if (dtype == MOEEP_FP32 && at + 4 < last) {
-		c->word[1] = load_shared16(address + (uint32_t)at * 4u + 16u);
+#pragma unroll 1
+	for (int base = LANE * 8; base < elements; base += 256 * ROUNDS) {
+		uint4 a[ROUNDS];
+		uint4 b[ROUNDS];
+
+#pragma unroll
+		for (int i = 0; i < ROUNDS; i++) {
+			if (base + i * 256 < elements) {
+				a[i] = load_once16(first + (base + i * 256) * 2);
+				b[i] = load_once16(second + (base + i * 256) * 2);
+			}
+		}
+#pragma unroll
+		for (int i = 0; i < ROUNDS; i++) {
+			float total[8];
+			float values[8];
+
+			if (base + i * 256 < elements) {
+				floats_of({{a[i]}}, DTYPE, total);
+				floats_of({{b[i]}}, DTYPE, values);
+				add_values(total, values);
+				store_floats(out, DTYPE, base + i * 256, elements, total);
+			}
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ static void cut_buffer(const struct moeep_geometry *g, struct pieces *p, struct 
 	b->state = piece(p, sizeof(*b->state));
 	b->plan = piece(p, sizeof(*b->plan));
 	b->arrays.dst = piece(p, ranks * sizeof(*b->arrays.dst));
+	b->arrays.src = piece(p, ranks * sizeof(*b->arrays.src));
 	b->arrays.limit = piece(p, ranks * sizeof(*b->arrays.limit));
 	b->arrays.staged = piece(p, ranks * sizeof(*b->arrays.staged));
 	b->arrays.channels = piece(p, ranks * sizeof(*b->arrays.channels));

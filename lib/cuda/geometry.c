@@ -61,6 +61,7 @@ void moeep_cuda_lay_out(struct moeep_geometry *g)
 
 	w->ht_entry_flag = take(&at, ranks * 8);
 	w->ht_record_flag = take(&at, ranks * 8);
+	w->ht_read_flag = take(&at, ranks * 8);
 	w->ht_progress = take(&at, ranks * MOEEP_DEV_CHANNELS * 8);
 	w->ll_sent = take(&at, MOEEP_SLOTS * ranks * 8);
 	w->ll_received = take(&at, ranks * 8);

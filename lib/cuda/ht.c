@@ -12,14 +12,12 @@
 /* Measured, see docs/performance-gpu.md. */
 #define DISPATCH_BLOCKS 24
 #define COMBINE_BLOCKS	32
-/* Pieces that a warp has under way: of rows on their way, and of rows that are summed, several a
- * token. */
+/* Of these, blocks that send by the copy engine; the others sum. */
+#define COMBINE_SENDERS 12
+/* Pieces of rows that a mover has under way; they are multiples of UNIT. */
 #define LEAST_STAGES 4
 #define MOST_STAGES  8
-#define SUM_STAGES   16
-/* Pieces are multiples of what a lane sums at once; for sums, of what a warp does, if that fits. */
-#define UNIT	 32
-#define SUM_UNIT 1024
+#define UNIT	     32
 /* Shared memory for the barriers of all stages. */
 #define ROOM_BARRIERS 2048
 
@@ -31,25 +29,23 @@ struct pieces {
 };
 
 static struct pieces cut_rows(const struct moeep_cuda *cuda, enum moeep_cuda_kernel_id id,
-			      uint64_t row_bytes, int warps, int least_stages, int most_stages,
-			      uint64_t unit)
+			      uint64_t row_bytes)
 {
 	uint64_t room =
 		(uint64_t)(cuda->context->max_shared - cuda->context->kernels[id].static_shared) -
 		ROOM_BARRIERS;
-	uint64_t fits = room / (uint64_t)(warps * least_stages);
-	uint64_t most = fits - fits % (fits < unit ? UNIT : unit);
+	uint64_t most = room / (MOEEP_DEV_MOVERS * LEAST_STAGES) / UNIT * UNIT;
 	uint64_t count = (row_bytes + most - 1) / most;
-	struct pieces p = {.stages = most_stages};
+	struct pieces p = {.stages = MOST_STAGES};
 
 	if (!cuda->context->bulk) {
 		return (struct pieces){.bytes = row_bytes, .stages = 2};
 	}
 	p.bytes = moeep_align((row_bytes + count - 1) / count, UNIT);
-	if ((uint64_t)(p.stages * warps) * p.bytes > room) {
-		p.stages = (int)(room / ((uint64_t)warps * p.bytes));
+	if ((uint64_t)(p.stages * MOEEP_DEV_MOVERS) * p.bytes > room) {
+		p.stages = (int)(room / (MOEEP_DEV_MOVERS * p.bytes));
 	}
-	p.shared = (size_t)(warps * p.stages) * (p.bytes + 8);
+	p.shared = (size_t)(MOEEP_DEV_MOVERS * p.stages) * (p.bytes + 8);
 	return p;
 }
 
@@ -133,6 +129,16 @@ static void note_dispatch(struct moeep_handle *handle, const struct dispatch *d)
 	handle->counts_only = d->counts_only;
 }
 
+static struct moeep_dev_place place_for_peers(const struct moeep_cuda_call *call,
+					      const struct moeep_place *place)
+{
+	return (struct moeep_dev_place){
+		.slot = moeep_cuda_region_slot(call->buffer->comm->cuda, place->region),
+		.id = place->region,
+		.offset = place->offset,
+	};
+}
+
 static struct moeep_dev_entry entry_of(const struct moeep_cuda_call *call, const struct dispatch *d,
 				       const struct moeep_place *place)
 {
@@ -166,9 +172,7 @@ static struct moeep_dev_entry entry_of(const struct moeep_cuda_call *call, const
 		entry.given |= MOEEP_GIVEN_X;
 	}
 	if (d->direct) {
-		entry.place.slot = moeep_cuda_region_slot(call->buffer->comm->cuda, place->region);
-		entry.place.id = place->region;
-		entry.place.offset = place->offset;
+		entry.place = place_for_peers(call, place);
 	}
 	return entry;
 }
@@ -206,7 +210,7 @@ static int launch_route(struct moeep_cuda_call *call, const struct dispatch *d,
 		.topk_weights = args->topk_weights,
 		.topk_dtype = args->topk_dtype,
 		.last = d->counts_only,
-		.recv_x = args->recv_x,
+		.own = args->recv_x,
 		.row_bytes = d->row_bytes,
 		.num_recv = args->num_recv,
 		.recv_per_expert = args->recv_per_expert,
@@ -295,8 +299,7 @@ int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 					  (uint64_t)d.args->capacity * d.row_bytes);
 		d.direct = place.region != 0;
 	}
-	d.pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes, MOEEP_DEV_MOVERS,
-			    LEAST_STAGES, MOST_STAGES, UNIT);
+	d.pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes);
 	shared[0] = route_shared(&buffer->geo);
 	shared[1] = d.pieces.shared;
 	rc = moeep_cuda_blocks(&call, ids, shared, 2, DISPATCH_BLOCKS, 2, &d.blocks);
@@ -341,26 +344,135 @@ static int check_combine(const struct moeep_handle *handle, const moeep_combine_
 	return MOEEP_OK;
 }
 
-int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
-		       const void *args_void, const moeep_launch_t *launch)
+/* What a combine call is about. */
+struct combine {
+	const moeep_combine_args_t *args;
+	bool expert_major;
+	int32_t staged; /* dtype of rows that other ranks read */
+	uint64_t row_bytes;
+	uint64_t staged_bytes;
+	bool in_place; /* x is read by the peers */
+	struct moeep_dev_place place;
+	int64_t rows; /* from there to the end of the symmetric memory */
+	int blocks;
+	int senders; /* the other blocks sum */
+	struct pieces pieces;
+};
+
+static struct combine combine_of(struct moeep_buffer *buffer, const struct moeep_handle *handle,
+				 const moeep_combine_args_t *args)
+{
+	uint64_t hidden = (uint64_t)buffer->geo.config.hidden;
+	struct combine k = {
+		.args = args,
+		.expert_major = handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR,
+		.staged = args->dtype,
+	};
+
+	if (k.expert_major && buffer->geo.config.partial_dtype == MOEEP_FP32) {
+		k.staged = MOEEP_FP32;
+	}
+	k.row_bytes = hidden * moeep_dtype_size(args->dtype);
+	k.staged_bytes = hidden * moeep_dtype_size(k.staged);
+	k.pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, k.row_bytes);
+	return k;
+}
+
+/* Where x is, how many blocks there are, and what they do. */
+static int deal_combine(struct moeep_cuda_call *call, struct combine *k, size_t *shared)
 {
 	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE, MOEEP_CUDA_HT_COMBINE};
-	const moeep_combine_args_t *args = args_void;
-	bool expert_major = handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR;
-	int32_t staged = expert_major && buffer->geo.config.partial_dtype == MOEEP_FP32
-				 ? MOEEP_FP32
-				 : args->dtype;
-	uint64_t hidden = (uint64_t)buffer->geo.config.hidden;
-	uint64_t row_bytes = hidden * moeep_dtype_size(args->dtype);
-	uint64_t staged_bytes = hidden * moeep_dtype_size(staged);
-	struct moeep_ht_route_params route = {0};
-	struct moeep_ht_combine_params p = {0};
+	struct moeep_comm *comm = call->buffer->comm;
+	/* Of the ranks' progress, in blocks that sum. */
+	size_t table = 4 * (size_t)comm->num_ranks * (MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS);
+	int rc;
+
+	if (!k->expert_major) {
+		struct moeep_place place = moeep_region_find(comm, k->args->x, k->row_bytes);
+
+		k->in_place = place.region != 0;
+		if (k->in_place) {
+			k->place = place_for_peers(call, &place);
+			k->rows = (int64_t)(moeep_region_room(comm, &place) / k->row_bytes);
+		}
+	}
+	shared[0] = route_shared(&call->buffer->geo);
+	shared[1] = k->in_place || table > k->pieces.shared ? table : k->pieces.shared;
+	rc = moeep_cuda_blocks(call, ids, shared, 2, COMBINE_BLOCKS, 2, &k->blocks);
+	if (!k->in_place && comm->cuda->context->bulk && !k->expert_major) {
+		k->senders = (k->blocks * COMBINE_SENDERS + COMBINE_BLOCKS - 1) / COMBINE_BLOCKS;
+	} else if (!k->in_place) {
+		k->senders = (k->blocks + 1) / 2; /* by loads and stores */
+	} else if (k->args->topk_weights) {
+		k->senders = (k->blocks + 7) / 8; /* of values only */
+	}
+	return rc;
+}
+
+static int launch_combine_route(struct moeep_cuda_call *call, const struct combine *k,
+				size_t shared)
+{
+	const moeep_combine_args_t *args = k->args;
+	struct moeep_ht_route_params p = {
+		.entry =
+			{
+				.op = MOEEP_OP_COMBINE,
+				.flags = args->flags,
+				.dtype = args->dtype,
+				.topk = call->handle->topk,
+				.row_layout = call->handle->row_layout,
+				.given = (args->topk_weights ? MOEEP_GIVEN_WEIGHTS : 0) |
+					 (args->x ? MOEEP_GIVEN_X : 0),
+				.channels = (k->senders ? k->senders : 1) * MOEEP_DEV_MOVERS,
+				.wants_rows = args->out != NULL,
+				.capacity = k->rows,
+				.place = k->place,
+			},
+		.weighted = (args->flags & MOEEP_COMBINE_WEIGHTED) != 0,
+		.row_bytes = k->staged_bytes,
+		.own = (char *)(uintptr_t)args->x,
+	};
+
+	set_route(call, &p);
+	return moeep_cuda_launch(call, MOEEP_CUDA_HT_ROUTE, 1, shared, &p);
+}
+
+static int launch_combine(struct moeep_cuda_call *call, const struct combine *k, size_t shared)
+{
+	const moeep_combine_args_t *args = k->args;
+	struct moeep_ht_combine_params p = {
+		.c = call->context,
+		.route = call->handle->cuda->route,
+		.plan = call->buffer->cuda->plan,
+		.x = args->x,
+		.topk_weights = args->topk_weights,
+		.out = args->out,
+		.out_topk_weights = args->out_topk_weights,
+		.bias = args->bias,
+		.row_bytes = k->row_bytes,
+		.staged_bytes = k->staged_bytes,
+		.piece = k->pieces.bytes,
+		.num_tokens = call->handle->num_tokens,
+		.dtype = args->dtype,
+		.staged_dtype = k->staged,
+		.senders = k->senders,
+		.stages = k->pieces.stages,
+		.bulk = call->buffer->comm->cuda->context->bulk,
+		.expert_major = k->expert_major,
+		.weighted = (args->flags & MOEEP_COMBINE_WEIGHTED) != 0,
+		.topk = call->handle->topk,
+		.in_place = k->in_place,
+	};
+
+	return moeep_cuda_launch(call, MOEEP_CUDA_HT_COMBINE, k->blocks, shared, &p);
+}
+
+int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
+		       const moeep_launch_t *launch)
+{
 	struct moeep_cuda_call call;
-	struct pieces pieces;
-	struct pieces sums;
+	struct combine k;
 	size_t shared[2];
-	int blocks = 0;
-	int senders;
 	int rc = check_combine(handle, args);
 
 	if (rc == MOEEP_OK) {
@@ -369,57 +481,13 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	pieces = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, row_bytes, MOEEP_DEV_MOVERS,
-			  LEAST_STAGES, MOST_STAGES, UNIT);
-	sums = cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, staged_bytes,
-			MOEEP_DEV_MOVE_THREADS / 32, SUM_STAGES, SUM_STAGES, SUM_UNIT);
-	shared[0] = route_shared(&buffer->geo);
-	shared[1] = pieces.shared > sums.shared ? pieces.shared : sums.shared;
-	rc = moeep_cuda_blocks(&call, ids, shared, 2, COMBINE_BLOCKS, 2, &blocks);
-	senders = (blocks + 1) / 2;
-	set_route(&call, &route);
-	route.entry = (struct moeep_dev_entry){
-		.op = MOEEP_OP_COMBINE,
-		.flags = args->flags,
-		.dtype = args->dtype,
-		.topk = handle->topk,
-		.row_layout = handle->row_layout,
-		.given = (args->topk_weights ? MOEEP_GIVEN_WEIGHTS : 0) |
-			 (args->x ? MOEEP_GIVEN_X : 0),
-		.channels = senders * MOEEP_DEV_MOVERS,
-		.wants_rows = args->out != NULL,
-	};
-	route.weighted = (args->flags & MOEEP_COMBINE_WEIGHTED) != 0;
-	route.row_bytes = staged_bytes;
-	p = (struct moeep_ht_combine_params){
-		.c = call.context,
-		.route = handle->cuda->route,
-		.plan = buffer->cuda->plan,
-		.x = args->x,
-		.topk_weights = args->topk_weights,
-		.out = args->out,
-		.out_topk_weights = args->out_topk_weights,
-		.bias = args->bias,
-		.row_bytes = row_bytes,
-		.staged_bytes = staged_bytes,
-		.piece = pieces.bytes,
-		.sum_piece = sums.bytes,
-		.num_tokens = handle->num_tokens,
-		.dtype = args->dtype,
-		.staged_dtype = staged,
-		.senders = senders,
-		.stages = pieces.stages,
-		.sum_stages = sums.stages,
-		.bulk = buffer->comm->cuda->context->bulk,
-		.expert_major = expert_major,
-		.weighted = route.weighted,
-		.topk = handle->topk,
-	};
+	k = combine_of(buffer, handle, args);
+	rc = deal_combine(&call, &k, shared);
 	if (rc == MOEEP_OK) {
-		rc = moeep_cuda_launch(&call, MOEEP_CUDA_HT_ROUTE, 1, shared[0], &route);
+		rc = launch_combine_route(&call, &k, shared[0]);
 	}
 	if (rc == MOEEP_OK) {
-		rc = moeep_cuda_launch(&call, MOEEP_CUDA_HT_COMBINE, blocks, shared[1], &p);
+		rc = launch_combine(&call, &k, shared[1]);
 	}
 	if (rc == MOEEP_OK) {
 		atomic_fetch_add_explicit(&buffer->ht_epoch, 1, memory_order_relaxed);

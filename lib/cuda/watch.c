@@ -24,9 +24,10 @@ static const char *what_text(int what)
 		[MOEEP_DEV_RECORDS] = "the choices and weights",
 		[MOEEP_DEV_CREDIT] = "the RECV of two epochs ago",
 		[MOEEP_DEV_PARTIALS] = "the sums",
+		[MOEEP_DEV_READ] = "the end of the combine",
 	};
 
-	return what > 0 && what <= MOEEP_DEV_PARTIALS ? texts[what] : texts[0];
+	return what > 0 && what <= MOEEP_DEV_READ ? texts[what] : texts[0];
 }
 
 static void describe(const struct moeep_comm *comm, struct moeep_cause *cause, int what)
@@ -42,10 +43,17 @@ static void describe(const struct moeep_comm *comm, struct moeep_cause *cause, i
 		snprintf(cause->message, sizeof(cause->message),
 			 "the call of rank %d differs from that of rank %d in %s", cause->peer,
 			 cause->rank, what > 0 && what <= 5 ? fields[what] : "something");
+	} else if (cause->result == MOEEP_ERR_INVALID) {
+		snprintf(cause->message, sizeof(cause->message),
+			 "x of rank %d is in symmetric memory that ends after %llu rows, %llu are "
+			 "to be read",
+			 cause->peer, (unsigned long long)cause->seen,
+			 (unsigned long long)cause->expected);
 	} else {
 		snprintf(cause->message, sizeof(cause->message),
-			 "recv_x of rank %d is in symmetric memory that rank %d has freed",
-			 cause->peer, cause->rank);
+			 "%s of rank %d is in symmetric memory that rank %d has freed",
+			 cause->operation == MOEEP_OP_COMBINE ? "x" : "recv_x", cause->peer,
+			 cause->rank);
 	}
 }
 

@@ -143,6 +143,21 @@ struct moeep_place moeep_region_find(struct moeep_comm *comm, const void *ptr, s
 	return place;
 }
 
+uint64_t moeep_region_room(struct moeep_comm *comm, const struct moeep_place *place)
+{
+	uint64_t room = 0;
+
+	pthread_mutex_lock(&comm->lock);
+	for (struct moeep_region *region = comm->regions; region; region = region->next) {
+		if (region->id == place->region && place->offset <= region->bytes[comm->rank]) {
+			room = region->bytes[comm->rank] - place->offset;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&comm->lock);
+	return room;
+}
+
 void *moeep_region_address(struct moeep_comm *comm, int peer, const struct moeep_place *place,
 			   size_t bytes)
 {

@@ -70,6 +70,7 @@ static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
 			(size_t)((round * 5 + rank * 3) % 16) * 16 + (size_t)(round % 3) * bytes;
 		struct ht_dispatch d;
 		struct ht_combine m;
+		int rc;
 
 		RANK_DO(ht_dispatch_begin(&d, c, rank, comm,
 					  round % 2 ? MOEEP_DISPATCH_CACHED : 0));
@@ -93,9 +94,46 @@ static int reuse_body(int rank, moeep_comm_t *comm, void *arg)
 		memcpy(block.host + at, c->side[rank].x, bytes);
 		RANK_DO(op_block_push(&block));
 		m.args.x = (unsigned char *)block.memory + at;
-		ht_combine_end(&m, op_combine(buffer, handle, &m.args, NULL));
+		rc = op_combine(buffer, handle, &m.args, NULL);
+		/* x is this rank's again, also if others are late. */
+		memset(block.host + at, 0x5b, bytes);
+		RANK_DO(op_block_push(&block));
+		ht_combine_end(&m, rc);
 	}
 	RANK_DO(ht_close(buffer, handle));
+	op_block_free(&block, comm);
+	return 0;
+}
+
+/* x begins in symmetric memory and would go on behind its end. A device finds out, and the comm
+ * ends. */
+static int short_body(int rank, moeep_comm_t *comm, void *arg)
+{
+	const struct ht_case *c = arg;
+	size_t row_bytes = (size_t)c->spec.hidden * 2;
+	size_t bytes = (size_t)c->side[rank].rows.count * row_bytes;
+	struct op_block block;
+	moeep_buffer_t *buffer;
+	moeep_handle_t *handle;
+	struct ht_dispatch d;
+	moeep_combine_args_t args = {.size = sizeof(args)};
+	moeep_launch_t launch = {.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER};
+
+	RANK_DO(ht_open(c, comm, &buffer, &handle));
+	RANK_DO(op_block_make(&block, comm, OP_SYMMETRIC, 1u << OP_SYMMETRIC, bytes + 8192));
+	RANK_DO(ht_dispatch_begin(&d, c, rank, comm, 0));
+	args.out = util_alloc(((size_t)c->spec.tokens[rank] + 1) * row_bytes);
+	RANK_TRY(moeep_event_create(comm, 0, &launch.done_event));
+	ht_dispatch_end(&d, op_dispatch(buffer, handle, &d.args, NULL));
+	args.x = (unsigned char *)block.memory + bytes + 8192 - row_bytes;
+	RANK_TRY(moeep_combine(buffer, handle, &args, &launch));
+	rank_is(moeep_event_wait(launch.done_event, 20000), MOEEP_ERR_INVALID);
+	rank_check(strstr(moeep_error_detail(), "symmetric memory that ends after 1 rows") != NULL,
+		   "the detail is: %s", moeep_error_detail());
+	rank_is(moeep_comm_barrier(comm), MOEEP_ERR_INVALID);
+	RANK_TRY(moeep_event_destroy(launch.done_event));
+	RANK_DO(ht_close(buffer, handle));
+	util_free(args.out);
 	op_block_free(&block, comm);
 	return 0;
 }
@@ -161,7 +199,8 @@ static int registered_body(int rank, moeep_comm_t *comm, void *arg)
 	return 0;
 }
 
-static void reuse(int num_ranks, bool processes)
+static void reuse(int num_ranks, bool processes, int (*body)(int, moeep_comm_t *, void *),
+		  const char *name)
 {
 	struct ht_case c = {
 		.spec =
@@ -176,8 +215,8 @@ static void reuse(int num_ranks, bool processes)
 
 	op_tokens_vary(&c.spec, 25);
 	ht_case_make(&c);
-	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes},
-		  reuse_body, &c, "one symmetric memory, many places");
+	ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = processes}, body, &c,
+		  "%s", name);
 	ht_case_free(&c);
 }
 
@@ -211,7 +250,7 @@ int main(void)
 		check(num_ranks, true, MOEEP_ROWS_EXPERT_MAJOR, -1, 32);
 		check(num_ranks, i % 2, MOEEP_ROWS_FLAT, -1, 40);
 		check(num_ranks, !(i % 2), MOEEP_ROWS_EXPERT_MAJOR, OP_SYMMETRIC, 40);
-		reuse(num_ranks, i % 2);
+		reuse(num_ranks, i % 2, reuse_body, "one symmetric memory, many places");
 		ranks_run(&(struct ranks_config){.num_ranks = num_ranks, .processes = i % 2},
 			  blocks_body, NULL, "symmetric memory comes and goes");
 		registered(num_ranks, i % 2 ? MOEEP_ROWS_FLAT : MOEEP_ROWS_EXPERT_MAJOR, 24);
@@ -219,6 +258,7 @@ int main(void)
 	check(2, true, MOEEP_ROWS_FLAT, OP_SYMMETRIC, 7168);
 	registered(3, MOEEP_ROWS_FLAT, 7168);
 	if (device_mode() != DEVICE_NONE) {
+		reuse(3, false, short_body, "symmetric memory that ends too early");
 		tap_skip(1, "memory of processes cannot be registered: the host backend's rule");
 		return tap_done();
 	}

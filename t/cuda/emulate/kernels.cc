@@ -48,7 +48,7 @@ template <typename P, void kernel(P)> static void run(const void *params)
 	}
 
 const struct emulated_kernel emulated_kernels[] = {
-	KERNEL(ht_combine, moeep_ht_combine_params, MOEEP_DEV_MOVE_THREADS),
+	KERNEL(ht_combine, moeep_ht_combine_params, MOEEP_DEV_COMBINE_THREADS),
 	KERNEL(ht_expand, moeep_ht_expand_params, MOEEP_DEV_SUM_THREADS),
 	KERNEL(ht_move, moeep_ht_move_params, MOEEP_DEV_MOVE_THREADS),
 	KERNEL(ht_route, moeep_ht_route_params, MOEEP_DEV_ROUTE_THREADS),

@@ -198,6 +198,17 @@ template <typename T> DEV uint32_t __match_any_sync(uint32_t mask, T value)
 			lane_value(value));
 }
 
+DEV uint32_t __reduce_max_sync(uint32_t mask, uint32_t value)
+{
+	const uint64_t *words = emulated_meet("__reduce_max_sync", mask, value);
+	uint64_t most = words[0];
+
+	for (int i = 1; i < 32; i++) {
+		most = words[i] > most ? words[i] : most;
+	}
+	return (uint32_t)most;
+}
+
 DEV uint32_t __reduce_min_sync(uint32_t mask, uint32_t value)
 {
 	const uint64_t *words = emulated_meet("__reduce_min_sync", mask, value);
@@ -350,16 +361,16 @@ DEV uint32_t bf16x2_of_floats(float low, float high)
 	return bf16_of_float(low) | bf16_of_float(high) << 16;
 }
 
+DEV uint4 load_once16(const char *from)
+{
+	return *(const uint4 *)from;
+}
+
 /* Shared memory by its own addresses, and the copy engine. */
 
 DEV uint64_t __cvta_generic_to_shared(const void *at)
 {
 	return emulated_shared_address(at);
-}
-
-DEV uint4 load_shared16(uint32_t address)
-{
-	return *(const uint4 *)emulated_shared_at(address, 16);
 }
 
 DEV void barrier_init(uint32_t barrier)
