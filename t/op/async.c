@@ -283,7 +283,7 @@ static int low_body(int rank, moeep_comm_t *comm, void *arg)
 	const struct set *set = arg;
 	/* Few SMs: kernels of both buffers, and of all ranks of a device, have to run at once. */
 	moeep_launch_t launch = {
-		.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER, .num_sms = 8};
+		.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER, .num_sms = 2};
 	moeep_buffer_t *buffer[2];
 	moeep_handle_t *handle[2];
 	moeep_event_t *event[2];
