@@ -111,7 +111,7 @@ struct moeep_dev_state {
 	uint64_t ll_cepoch;
 	uint64_t ll_crecv;
 	uint32_t ticket[MOEEP_DEV_TICKETS]; /* zero between operations */
-	uint32_t claimed;		    /* tokens of a combine, likewise */
+	uint32_t claimed;		    /* channels of a dispatch, tokens of a combine, likewise */
 	uint32_t bad_claim;		    /* of what follows, likewise */
 	struct moeep_dev_result bad; /* what is wrong with the caller's data */
 };
@@ -343,13 +343,13 @@ struct moeep_ht_move_params {
 	uint64_t piece; /* bytes of a row that are moved at once */
 	int64_t num_tokens;
 	int32_t senders; /* blocks that send; the others copy what arrives */
+	int32_t shares;	 /* channels for each of their movers */
 	int32_t stages;	 /* pieces in flight of a warp */
 	int32_t bulk;	 /* by the copy engine */
 	int32_t expert_major;
 	int32_t last;
 	int32_t topk_dtype;
 	uint32_t call_flags; /* of the call, also those that ranks need not agree on */
-	int32_t reserved;
 	int64_t capacity;
 	char *recv_x;
 	struct moeep_dev_scales scales;

@@ -17,14 +17,59 @@ struct channel {
 	int64_t last;
 };
 
+DEV int channels_of(const struct moeep_ht_move_params &p)
+{
+	return p.senders * MOVERS * p.shares;
+}
+
 DEV struct channel channel_of(const struct moeep_ht_move_params &p, int number)
 {
-	int64_t each = per_channel(p.num_tokens, p.senders * MOVERS);
+	int64_t each = per_channel(p.num_tokens, channels_of(p));
 	struct channel ch = {number, number * each, (number + 1) * each};
 
 	ch.first = ch.first < p.num_tokens ? ch.first : p.num_tokens;
 	ch.last = ch.last < p.num_tokens ? ch.last : p.num_tokens;
 	return ch;
+}
+
+/*
+ * The channels of each mover of a block, in the order in which it sends them. A mover that is free claims the
+ * next one, as a link does not serve all SMs, nor the warps of one, alike: when each had its own, the
+ * slowest took twice as long as most.
+ */
+struct claims {
+	uint16_t channel[MOVERS][MOEEP_DEV_CHANNELS];
+};
+
+/* By a mover: its channel number `count`, in *ch. False: there is none left. */
+DEV bool claim_channel(const struct moeep_ht_move_params &p, struct claims *claims, int count,
+		       struct channel *ch)
+{
+	uint32_t number = 0;
+
+	if (p.shares == 1) {
+		/* It is this mover's own. */
+		number = count == 0 ? blockIdx.x * MOVERS + (unsigned)WARP : UINT32_MAX;
+	} else if (LANE == 0) {
+		number = atomicAdd(&p.c.state->claimed, 1u);
+	}
+	number = __shfl_sync(FULL, number, 0);
+	if (number >= (uint32_t)channels_of(p)) {
+		return false;
+	}
+	*ch = channel_of(p, (int)number);
+	if (LANE == 0) {
+		/* The reporter reads it behind landed_put(). */
+		((volatile struct claims *)claims)->channel[WARP][count] = (uint16_t)number;
+	}
+	__syncwarp();
+	return ch->first < ch->last;
+}
+
+DEV struct channel claimed_channel(const struct moeep_ht_move_params &p,
+				   const struct claims *claims, int mover, int n)
+{
+	return channel_of(p, ((const volatile struct claims *)claims)->channel[mover][n]);
 }
 
 /* What a lane knows of the rank it sends to. */
@@ -71,91 +116,191 @@ template <int PENDING> DEV void wait_written()
 	fence_engine();
 }
 
+/* A mover's way through its channels. */
+struct cursor {
+	int channel; /* number among the mover's; -1: before the first */
+	struct piece piece;
+	int64_t last; /* row behind the channel's */
+};
+
+DEV void enter_channel(struct cursor *c, const struct channel &ch)
+{
+	c->channel++;
+	c->piece = {ch.first, 0};
+	c->last = ch.last;
+}
+
 /*
- * A warp sends its channel's rows to up to 32 ranks, a lane each. `landed` gets how far it is; without
- * it the warp tells the ranks itself, at the end.
+ * A warp sends rows of its channels to up to 32 ranks, a lane each. `landed` gets how many rows of its
+ * channels are done; without it the warp, which has one channel then, tells the ranks itself, at the
+ * end.
  */
-DEV void send_bulk(const struct moeep_ht_move_params &p, const struct channel &ch, int from_rank,
+DEV void send_bulk(const struct moeep_ht_move_params &p, struct claims *claims, int from_rank,
 		   const struct ring &r, struct landed *landed)
 {
 	struct target t = target_of(p, from_rank + LANE);
-	struct piece load = {ch.first, 0};
-	struct piece store = {ch.first, 0};
+	struct cursor load = {-1, {0, 0}, 0};
+	struct cursor store = {-1, {0, 0}, 0};
+	struct channel ch = {0, 0, 0};
 	struct place loading = {0, 0};
 	struct place storing = {0, 0};
-	int ahead = 0; /* pieces loaded and not stored */
-	int since = 0; /* pieces since the last look */
 	bool wrapped = false;
-	bool reports = landed && __any_sync(FULL, t.report);
-	int position = ch.first < ch.last ? position_of(p, t.rank, ch.first) : -1;
-	uint32_t ended = 0; /* for each of the last pieces: it ended a row */
+	bool more = true;   /* channels may be left */
+	bool known = false; /* position is that of the next row */
+	int position = -1;
+	int ahead = 0; /* pieces loaded and not stored */
+	int sent = 0;  /* pieces */
+	int since = 0; /* pieces since the last look */
+	int pieces = (int)((p.row_bytes + p.piece - 1) / p.piece);
+	bool reports = __any_sync(FULL, t.report);
+	/* If nobody copies rows meanwhile, only the ends of channels matter. */
+	int every = reports ? REPORT : 4 * REPORT;
 
-	while (store.row < ch.last) {
-		uint32_t bytes = piece_bytes(store, p.row_bytes, p.piece);
-		bool ends = store.at + bytes == p.row_bytes;
-		int next = position;
+	for (;;) {
+		uint32_t bytes;
+		bool ends; /* a row */
+		int64_t next = -1;
+		int next_position = -1;
 
 		/* A stage is free once its piece, two before this one, has been read by the stores. */
-		for (; load.row < ch.last && ahead < r.stages - 1; ahead++) {
+		for (; ahead < r.stages - 1; ahead++) {
+			if (load.piece.row >= load.last && more) {
+				more = claim_channel(p, claims, load.channel + 1, &ch);
+				if (more) {
+					enter_channel(&load, ch);
+				}
+			}
+			if (load.piece.row >= load.last) {
+				break;
+			}
 			if (wrapped) {
 				ring_wait_read<1>();
 				__syncwarp();
 			}
 			if (LANE == 0) {
-				ring_load(r, loading, p.x + (uint64_t)load.row * p.row_bytes + load.at,
-					  piece_bytes(load, p.row_bytes, p.piece));
+				ring_load(r, loading,
+					  p.x + (uint64_t)load.piece.row * p.row_bytes +
+						  load.piece.at,
+					  piece_bytes(load.piece, p.row_bytes, p.piece));
 			}
-			next_piece(&load, p.row_bytes, p.piece);
+			next_piece(&load.piece, p.row_bytes, p.piece);
 			ring_next(r, &loading);
 			wrapped = wrapped || loading.stage == 0;
 		}
-		if (ends && store.row + 1 < ch.last) {
-			next = position_of(p, t.rank, store.row + 1);
+		if (ahead == 0) {
+			break;
+		}
+		if (store.piece.row >= store.last) {
+			enter_channel(&store, claimed_channel(p, claims, WARP, store.channel + 1));
+		}
+		if (!known) {
+			position = position_of(p, t.rank, store.piece.row);
+			known = true;
+		}
+		bytes = piece_bytes(store.piece, p.row_bytes, p.piece);
+		ends = store.piece.at + bytes == p.row_bytes;
+		if (ends && store.piece.row + 1 < store.last) {
+			next = store.piece.row + 1;
+		} else if (ends && store.channel < load.channel) {
+			next = claimed_channel(p, claims, WARP, store.channel + 1).first;
+		}
+		if (next >= 0) {
+			/* On its way while this piece is. */
+			next_position = position_of(p, t.rank, next);
 		}
 		ring_wait(r, storing);
 		if (position >= 0 && t.rows && position < t.limit) {
 			ring_store(r, storing,
-				   t.rows + (uint64_t)position * p.row_bytes + store.at, bytes);
+				   t.rows + (uint64_t)position * p.row_bytes + store.piece.at, bytes);
 		}
 		ring_commit();
 		ring_next(r, &storing);
-		next_piece(&store, p.row_bytes, p.piece);
 		ahead--;
-		t.count += ends && position >= 0;
-		ended = ended << 1 | (uint32_t)(ends && position >= 0);
-		position = next;
-		if (reports && ++since == REPORT) {
-			since = 0;
-			wait_written<LANDED_LAG>();
-			landed_put(landed,
-				   t.count - __popc(ended & ((1u << LANDED_LAG) - 1u)));
+		sent++;
+		next_piece(&store.piece, p.row_bytes, p.piece);
+		if (ends) {
+			t.count += position >= 0;
+			position = next_position;
+			known = next >= 0;
 		}
+		if (!landed || sent <= LANDED_LAG || ++since < every) {
+			continue;
+		}
+		since = 0;
+		if (reports) {
+			wait_written<LANDED_LAG>();
+		} else {
+			ring_wait_written<LANDED_LAG>();
+		}
+		landed_put(landed, (sent - LANDED_LAG) / pieces);
 	}
 	wait_written<0>();
 	if (landed) {
-		landed_put(landed, t.count);
+		landed_put(landed, sent / pieces);
 	} else if (t.rank >= 0 && t.rank != p.c.rank) {
-		store_release(progress_of(p, t, ch.number),
+		store_release(progress_of(p, t, (int)blockIdx.x * MOVERS + WARP),
 			      flag_word(p.plan->epoch, (uint64_t)t.count));
 	}
 }
 
+/* How far the reporter is with a mover; count is the lane's rank's. */
+struct reported {
+	int channel; /* number among the mover's; -1: before the first */
+	int rows;    /* of all its channels */
+	int64_t row;
+	struct channel now;
+	int count; /* rows of this channel */
+	int told;
+};
+
+/* What a mover has done since, to the end of a channel at most. True if a rank has to be told. */
+DEV bool follow_mover(const struct moeep_ht_move_params &p, const struct landed *landed,
+		      const struct claims *claims, int mover, const struct target &t,
+		      struct reported *r)
+{
+	int rows = landed_get(landed, mover, 0);
+
+	/* Pairs with landed_put(): the channels of these rows are known. */
+	__threadfence_block();
+	if (r->rows < rows && r->row >= r->now.last) {
+		r->now = claimed_channel(p, claims, mover, ++r->channel);
+		r->row = r->now.first;
+		r->count = 0;
+		r->told = 0;
+	}
+#pragma unroll 4
+	while (r->rows < rows && r->row < r->now.last) {
+		r->count += position_of(p, t.rank, r->row) >= 0;
+		r->row++;
+		r->rows++;
+	}
+	return r->count != r->told && (t.report || r->row >= r->now.last);
+}
+
 /* A warp tells the ranks how far this block's movers are. */
-DEV void report_landed(const struct moeep_ht_move_params &p, const struct landed *landed)
+DEV void report_landed(const struct moeep_ht_move_params &p, const struct landed *landed,
+		       const struct claims *claims)
 {
 	struct target t = target_of(p, LANE);
-	int told[MOVERS] = {0};
+	struct reported done[MOVERS];
 	bool all;
+	bool behind;
 
+#pragma unroll
+	for (int m = 0; m < MOVERS; m++) {
+		done[m] = reported{-1, 0, 0, {0, 0, 0}, 0, 0};
+	}
 	do {
-		int count[MOVERS];
 		bool news = false;
+		bool tell[MOVERS];
 
 		all = landed_all(landed);
+		behind = false;
 #pragma unroll
 		for (int m = 0; m < MOVERS; m++) {
-			count[m] = landed_get(landed, m, LANE);
-			news = news || (t.report && count[m] != told[m]) || all;
+			tell[m] = follow_mover(p, landed, claims, m, t, &done[m]);
+			news = news || tell[m];
+			behind = behind || done[m].rows < landed_get(landed, m, 0);
 		}
 		if (__any_sync(FULL, news)) {
 			/* A release for all: what the movers have written has landed. */
@@ -163,17 +308,17 @@ DEV void report_landed(const struct moeep_ht_move_params &p, const struct landed
 		}
 #pragma unroll
 		for (int m = 0; m < MOVERS; m++) {
-			if (t.rank >= 0 && t.rank != p.c.rank &&
-			    (all || (t.report && count[m] != told[m]))) {
-				store_relaxed(progress_of(p, t, (int)blockIdx.x * MOVERS + m),
-					      flag_word(p.plan->epoch, (uint64_t)count[m]));
-				told[m] = count[m];
+			if (tell[m] && t.rank >= 0 && t.rank != p.c.rank) {
+				store_relaxed(progress_of(p, t, done[m].now.number),
+					      flag_word(p.plan->epoch, (uint64_t)done[m].count));
+				done[m].told = done[m].count;
 			}
 		}
-		if (!all) {
+		behind = __any_sync(FULL, behind);
+		if (!all && !behind) {
 			__nanosleep(500);
 		}
-	} while (!all);
+	} while (!all || behind);
 }
 #endif
 
@@ -225,20 +370,23 @@ DEV void send_plain(const struct moeep_ht_move_params &p, const struct channel &
 }
 
 /* A mover's part in a block that sends: 32 ranks at a time. */
-DEV void send_rows(const struct moeep_ht_move_params &p, const struct channel &ch,
-		   const struct ring &r, struct landed *landed)
+DEV void send_rows(const struct moeep_ht_move_params &p, const struct ring &r,
+		   struct landed *landed, struct claims *claims)
 {
-	for (int rank = 0; rank < p.c.num_ranks; rank += 32) {
+	struct channel ch;
+
 #if HAVE_BULK
-		if (p.bulk) {
-			if (rank > 0) {
-				ring_reset(r);
-			}
-			send_bulk(p, ch, rank, r, p.c.num_ranks <= 32 ? landed : NULL);
-			continue;
+	for (int rank = 0; p.bulk && rank < p.c.num_ranks; rank += 32) {
+		if (rank > 0) {
+			ring_reset(r);
 		}
+		send_bulk(p, claims, rank, r, p.c.num_ranks <= 32 ? landed : NULL);
+	}
 #endif
-		send_plain(p, ch, rank);
+	for (int n = 0; !p.bulk && claim_channel(p, claims, n, &ch); n++) {
+		for (int rank = 0; rank < p.c.num_ranks; rank += 32) {
+			send_plain(p, ch, rank);
+		}
 	}
 	landed_finish(landed);
 }
@@ -413,7 +561,8 @@ DEV bool wait_all_rows(const struct moeep_ht_move_params &p)
 			struct arrival a = arrival_of(p, source, (int)at);
 			uint64_t seen = nothing_seen(p);
 
-			ok = wait_rows(p, a, a.rows, &seen);
+			/* Channels without a row for this rank are not reported. */
+			ok = a.rows == 0 || wait_rows(p, a, a.rows, &seen);
 		}
 	}
 	return ok;
@@ -589,8 +738,9 @@ DEV bool records(const struct moeep_ht_move_params &p)
 	bool ok = true;
 
 	if (sends) {
-		struct channel first = channel_of(p, (int)blockIdx.x * MOVERS);
-		struct channel last = channel_of(p, (int)blockIdx.x * MOVERS + MOVERS - 1);
+		int channels = MOVERS * p.shares;
+		struct channel first = channel_of(p, (int)blockIdx.x * channels);
+		struct channel last = channel_of(p, (int)blockIdx.x * channels + channels - 1);
 
 		send_records(p, first.first, last.last, own, RECORD_THREADS);
 		records_sync(RECORD_THREADS);
@@ -635,6 +785,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 {
 	DYNAMIC_SHARED(char, stages, 128);
 	__shared__ struct landed landed;
+	__shared__ struct claims claims;
 	const struct moeep_dev_context &c = p.c;
 	bool ok = true;
 
@@ -654,7 +805,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	} else if (WARP == REPORTER) {
 #if HAVE_BULK
 		if (p.bulk && (int)blockIdx.x < p.senders && c.num_ranks <= 32) {
-			report_landed(p, &landed);
+			report_landed(p, &landed, &claims);
 		}
 #endif
 	} else {
@@ -666,7 +817,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 #endif
 		if ((int)blockIdx.x < p.senders) {
-			send_rows(p, channel_of(p, (int)blockIdx.x * MOVERS + WARP), r, &landed);
+			send_rows(p, r, &landed, &claims);
 		} else {
 			ok = copy_channels(p, ((int)blockIdx.x - p.senders) * MOVERS + WARP,
 					   ((int)gridDim.x - p.senders) * MOVERS, r);
@@ -681,9 +832,11 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		}
 		return;
 	}
-	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && p.last &&
-	    threadIdx.x == 0) {
-		finish_result(c, p.plan->result.code, p.plan->result.detail, p.plan->result.a,
-			      p.plan->result.b, p.plan->result.c);
+	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && threadIdx.x == 0) {
+		c.state->claimed = 0; /* for the next operation */
+		if (p.last) {
+			finish_result(c, p.plan->result.code, p.plan->result.detail,
+				      p.plan->result.a, p.plan->result.b, p.plan->result.c);
+		}
 	}
 }

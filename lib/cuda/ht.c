@@ -11,6 +11,7 @@
 
 /* Measured, see docs/performance-gpu.md. */
 #define DISPATCH_BLOCKS 24
+#define MOST_SHARES	4
 #define COMBINE_BLOCKS	32
 /* Of these, blocks that send by the copy engine; the others sum. */
 #define COMBINE_SENDERS 12
@@ -81,6 +82,7 @@ struct dispatch {
 	bool direct; /* recv_x is written by the peers */
 	int blocks;
 	int senders;
+	int shares; /* channels for each mover of these */
 	struct pieces pieces;
 };
 
@@ -150,7 +152,7 @@ static struct moeep_dev_entry entry_of(const struct moeep_cuda_call *call, const
 		.topk = d->topk,
 		.row_layout = d->expert_major ? MOEEP_ROWS_EXPERT_MAJOR : MOEEP_ROWS_FLAT,
 		.alignment = args->expert_alignment ? args->expert_alignment : 1,
-		.channels = d->senders * MOEEP_DEV_MOVERS,
+		.channels = d->senders * MOEEP_DEV_MOVERS * d->shares,
 		.wants_rows = args->recv_x != NULL,
 		.num_tokens = d->num_tokens,
 		.capacity = args->capacity,
@@ -235,6 +237,7 @@ static int launch_move(struct moeep_cuda_call *call, const struct dispatch *d)
 		.piece = d->pieces.bytes,
 		.num_tokens = d->num_tokens,
 		.senders = d->senders,
+		.shares = d->shares,
 		.stages = d->pieces.stages,
 		.bulk = call->buffer->comm->cuda->context->bulk,
 		.expert_major = d->expert_major,
@@ -278,6 +281,18 @@ static int launch_expand(struct moeep_cuda_call *call, const struct dispatch *d)
 				 local <= MOEEP_DEV_HIST ? 4 * (size_t)local : 0, &p);
 }
 
+/*
+ * Movers claim channels one after the other, so there are more of these than movers. Beyond 32
+ * ranks, to which a mover sends 32 at a time, each has one of its own.
+ */
+static int shares_of(int num_ranks, int senders)
+{
+	int most = MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS / (senders > 0 ? senders : 1);
+	int shares = most < MOST_SHARES ? most : MOST_SHARES;
+
+	return num_ranks > 32 || shares < 1 ? 1 : shares;
+}
+
 int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
 			const moeep_launch_t *launch)
 {
@@ -308,6 +323,7 @@ int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 	d.senders = d.args->recv_x && !d.expert_major && !d.direct && buffer->geo.num_ranks > 1
 			    ? (d.blocks + 1) / 2
 			    : d.blocks;
+	d.shares = shares_of(buffer->geo.num_ranks, d.senders);
 	if (rc == MOEEP_OK) {
 		rc = launch_route(&call, &d, &place);
 	}
