@@ -200,6 +200,13 @@ template <int PENDING> DEV void ring_wait_written()
 	bulk_wait_written<PENDING>();
 }
 
+/* With a fence that the order does not need: it makes dispatch faster, see docs/performance-gpu.md. */
+template <int PENDING> DEV void ring_wait_written_slowly()
+{
+	ring_wait_written<PENDING>();
+	fence_engine();
+}
+
 /* Start the ring anew, when all of its loads have been waited for. */
 DEV void ring_reset(const struct ring &r)
 {

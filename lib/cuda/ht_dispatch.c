@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT */
+/* cuda/ht_dispatch.c - HT dispatch on a GPU: its kernels and their arguments. */
+#include "config.h"
+
+#include "core/error.h"
+#include "cuda/ht.h"
+#include "ep/check.h"
+
+/* Measured, see docs/performance-gpu.md. */
+#define DISPATCH_BLOCKS 24
+#define MOST_SHARES	4
+
+/* What a dispatch call is about once the handle's part is known. */
+struct dispatch {
+	const moeep_dispatch_args_t *args;
+	int64_t num_tokens;
+	int topk;
+	bool cached;
+	bool counts_only;
+	bool expert_major;
+	uint64_t row_bytes;
+	bool direct; /* recv_x is written by the peers */
+	int blocks;
+	int senders;
+	int shares; /* channels for each mover of these */
+	struct moeep_cuda_pieces pieces;
+};
+
+static int check_dispatch(const struct moeep_buffer *buffer, struct moeep_handle *handle,
+			  struct dispatch *d)
+{
+	const moeep_dispatch_args_t *args = d->args;
+	int rc = MOEEP_OK;
+
+	d->cached = (args->flags & MOEEP_DISPATCH_CACHED) != 0;
+	d->counts_only = (args->flags & MOEEP_DISPATCH_COUNTS_ONLY) != 0;
+	d->row_bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(args->dtype);
+	if (d->cached) {
+		rc = moeep_ht_check_cached(handle, args);
+		d->num_tokens = handle->num_tokens;
+		d->topk = handle->topk;
+		d->expert_major = handle->row_layout == MOEEP_ROWS_EXPERT_MAJOR;
+		if (rc == MOEEP_OK && d->num_tokens > 0 && !args->x) {
+			rc = moeep_fail(MOEEP_ERR_INVALID, "x is NULL with num_tokens %lld",
+					(long long)d->num_tokens);
+		}
+	} else {
+		d->num_tokens = args->num_tokens;
+		d->topk = args->topk ? args->topk : buffer->geo.config.max_topk;
+		d->expert_major = args->row_layout == MOEEP_ROWS_EXPERT_MAJOR;
+	}
+	if (rc == MOEEP_OK && args->scales) {
+		moeep_check_scales(&rc, "scale", args->scale_layout, args->scale_stride,
+				   args->scale_count, d->num_tokens);
+	}
+	return rc;
+}
+
+static void note_dispatch(struct moeep_handle *handle, const struct dispatch *d)
+{
+	if (!d->cached) {
+		handle->kind = MOEEP_ROUTE_HT;
+		handle->num_tokens = d->num_tokens;
+		handle->topk = d->topk;
+		handle->row_layout = d->expert_major ? MOEEP_ROWS_EXPERT_MAJOR : MOEEP_ROWS_FLAT;
+		handle->alignment = d->args->expert_alignment ? d->args->expert_alignment : 1;
+		handle->weighted = d->args->topk_weights != NULL;
+	} else if (d->args->topk_weights) {
+		handle->weighted = true;
+	}
+	handle->counts_only = d->counts_only;
+}
+
+static struct moeep_dev_entry entry_of(const struct moeep_cuda_call *call, const struct dispatch *d,
+				       const struct moeep_place *place)
+{
+	const moeep_dispatch_args_t *args = d->args;
+	struct moeep_dev_entry entry = {
+		.op = MOEEP_OP_DISPATCH,
+		.flags = args->flags & (MOEEP_DISPATCH_CACHED | MOEEP_DISPATCH_COUNTS_ONLY),
+		.dtype = args->dtype,
+		.topk = d->topk,
+		.row_layout = d->expert_major ? MOEEP_ROWS_EXPERT_MAJOR : MOEEP_ROWS_FLAT,
+		.alignment = args->expert_alignment ? args->expert_alignment : 1,
+		.channels = d->senders * MOEEP_DEV_MOVERS * d->shares,
+		.wants_rows = args->recv_x != NULL,
+		.num_tokens = d->num_tokens,
+		.capacity = args->capacity,
+		.max_recv = call->handle->config.max_recv,
+	};
+
+	if (d->cached) {
+		entry.alignment = call->handle->alignment;
+	}
+	if (args->topk_weights) {
+		entry.given |= MOEEP_GIVEN_WEIGHTS;
+	}
+	if (args->scales) {
+		entry.given |= MOEEP_GIVEN_SCALES;
+		entry.scale_count = args->scale_count;
+		entry.scale_dtype = args->scale_dtype;
+	}
+	if (args->x) {
+		entry.given |= MOEEP_GIVEN_X;
+	}
+	if (d->direct) {
+		entry.place = moeep_cuda_place(call, place);
+	}
+	return entry;
+}
+
+static struct moeep_dev_scales scales_in(const moeep_dispatch_args_t *args, int64_t tokens)
+{
+	return (struct moeep_dev_scales){
+		.base = (void *)(uintptr_t)args->scales,
+		.layout = args->scale_layout,
+		.dtype = args->scale_dtype,
+		.count = args->scale_count,
+		.stride = moeep_scale_stride(args->scale_layout, args->scale_stride, tokens,
+					     args->scale_count),
+	};
+}
+
+/* Their count and dtype are the givers', which the plan has. */
+static struct moeep_dev_scales scales_out(const moeep_dispatch_args_t *args)
+{
+	return (struct moeep_dev_scales){
+		.base = args->recv_scales,
+		.layout = args->recv_scale_layout,
+		.stride = moeep_scale_stride(args->recv_scale_layout, args->recv_scale_stride,
+					     args->capacity, 0),
+	};
+}
+
+static int launch_route(struct moeep_cuda_call *call, const struct dispatch *d,
+			const struct moeep_place *place)
+{
+	const moeep_dispatch_args_t *args = d->args;
+	struct moeep_ht_route_params p = {
+		.entry = entry_of(call, d, place),
+		.topk_idx = args->topk_idx,
+		.topk_weights = args->topk_weights,
+		.topk_dtype = args->topk_dtype,
+		.last = d->counts_only,
+		.own = args->recv_x,
+		.row_bytes = d->row_bytes,
+		.num_recv = args->num_recv,
+		.recv_per_expert = args->recv_per_expert,
+		.recv_per_expert_padded = args->recv_per_expert_padded,
+		.recv_expert_offsets = args->recv_expert_offsets,
+	};
+
+	moeep_cuda_set_route(call, &p);
+	return moeep_cuda_launch(call, MOEEP_CUDA_HT_ROUTE, d->blocks,
+				 moeep_cuda_route_shared(&call->buffer->geo), &p);
+}
+
+static int launch_move(struct moeep_cuda_call *call, const struct dispatch *d)
+{
+	const moeep_dispatch_args_t *args = d->args;
+	struct moeep_ht_move_params p = {
+		.c = call->context,
+		.route = call->handle->cuda->route,
+		.plan = call->buffer->cuda->plan,
+		.x = args->x,
+		.row_bytes = d->row_bytes,
+		.piece = d->pieces.bytes,
+		.num_tokens = d->num_tokens,
+		.senders = d->senders,
+		.shares = d->shares,
+		.stages = d->pieces.stages,
+		.bulk = call->buffer->comm->cuda->context->bulk,
+		.expert_major = d->expert_major,
+		.last = !d->expert_major,
+		.topk_dtype = args->topk_dtype,
+		.call_flags = args->flags,
+		.capacity = args->capacity,
+		.recv_x = args->recv_x,
+		.scales = scales_in(args, d->num_tokens),
+		.recv_scales = scales_out(args),
+		.recv_topk_idx = args->recv_topk_idx,
+		.recv_topk_weights = args->recv_topk_weights,
+		.recv_src_token = args->recv_src_token,
+		.recv_src_rank = args->recv_src_rank,
+	};
+
+	return moeep_cuda_launch(call, MOEEP_CUDA_HT_MOVE, d->blocks, d->pieces.shared, &p);
+}
+
+static int launch_expand(struct moeep_cuda_call *call, const struct dispatch *d)
+{
+	const moeep_dispatch_args_t *args = d->args;
+	int local = call->buffer->geo.local_experts;
+	struct moeep_ht_expand_params p = {
+		.c = call->context,
+		.route = call->handle->cuda->route,
+		.plan = call->buffer->cuda->plan,
+		.scratch = call->buffer->cuda->scratch,
+		.row_bytes = d->row_bytes,
+		.call_flags = args->flags,
+		.capacity = args->capacity,
+		.recv_x = args->recv_x,
+		.recv_scales = scales_out(args),
+		.recv_topk_weights = args->recv_topk_weights,
+		.recv_src_token = args->recv_src_token,
+		.recv_src_rank = args->recv_src_rank,
+		.recv_expert = args->recv_expert,
+	};
+
+	return moeep_cuda_launch(call, MOEEP_CUDA_HT_EXPAND, d->blocks,
+				 local <= MOEEP_DEV_HIST ? 4 * (size_t)local : 0, &p);
+}
+
+/*
+ * Movers claim channels one after the other, so there are more of these than movers. Beyond 32
+ * ranks, to which a mover sends 32 at a time, each has one of its own.
+ */
+static int shares_of(int num_ranks, int senders)
+{
+	int most = MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS / (senders > 0 ? senders : 1);
+	int shares = most < MOST_SHARES ? most : MOST_SHARES;
+
+	return num_ranks > 32 || shares < 1 ? 1 : shares;
+}
+
+int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
+			const moeep_launch_t *launch)
+{
+	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE, MOEEP_CUDA_HT_MOVE};
+	struct dispatch d = {.args = args};
+	struct moeep_place place = {0};
+	struct moeep_cuda_call call;
+	size_t shared[2];
+	int rc = check_dispatch(buffer, handle, &d);
+
+	if (rc == MOEEP_OK) {
+		rc = moeep_cuda_begin(&call, buffer, handle, launch, MOEEP_OP_DISPATCH);
+	}
+	if (rc != MOEEP_OK) {
+		return rc;
+	}
+	if (!d.expert_major) {
+		place = moeep_region_find(buffer->comm, d.args->recv_x,
+					  (uint64_t)d.args->capacity * d.row_bytes);
+		d.direct = place.region != 0;
+	}
+	d.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes);
+	shared[0] = moeep_cuda_route_shared(&buffer->geo);
+	shared[1] = d.pieces.shared;
+	rc = moeep_cuda_blocks(&call, ids, shared, 2, DISPATCH_BLOCKS, 2, &d.blocks);
+	/* Rows for ordinary memory come through the window, and some blocks copy them from there.
+	 */
+	d.senders = d.args->recv_x && !d.expert_major && !d.direct && buffer->geo.num_ranks > 1
+			    ? (d.blocks + 1) / 2
+			    : d.blocks;
+	d.shares = shares_of(buffer->geo.num_ranks, d.senders);
+	if (rc == MOEEP_OK) {
+		rc = launch_route(&call, &d, &place);
+	}
+	if (rc == MOEEP_OK && !d.counts_only) {
+		rc = launch_move(&call, &d);
+	}
+	if (rc == MOEEP_OK && !d.counts_only && d.expert_major) {
+		rc = launch_expand(&call, &d);
+	}
+	if (rc == MOEEP_OK) {
+		atomic_fetch_add_explicit(&buffer->ht_epoch, 1, memory_order_relaxed);
+		note_dispatch(handle, &d);
+	}
+	return moeep_cuda_end(&call, rc);
+}
