@@ -161,9 +161,12 @@ static int queue_body(int rank, moeep_comm_t *comm, void *arg)
 	RANK_DO(ll_open(&set->low, comm, &low, &low_handle));
 	RANK_DO(caller_open(&own, comm));
 	for (int round = 0; round < 6; round++) {
+		bool apart = round % 3 == 2;
+		/* On two streams kernels of both buffers run at once, and all have to have SMs. */
 		moeep_launch_t launch = {
 			.size = sizeof(launch),
-			.stream = round % 3 == 2 ? MOEEP_STREAM_BUFFER : own.stream,
+			.stream = apart ? MOEEP_STREAM_BUFFER : own.stream,
+			.num_sms = apart ? 2 : 0,
 		};
 		struct ht_dispatch d;
 		struct ht_combine m;
