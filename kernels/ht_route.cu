@@ -9,6 +9,9 @@
  */
 #include "ht_common.cuh"
 
+/* Entries that block 0 keeps at hand for the plan, which reads each of them many times. */
+#define HEADS 16
+
 struct route {
 	const struct moeep_ht_route_params &p;
 	uint64_t epoch;
@@ -18,6 +21,7 @@ struct route {
 	int channels_here;   /* of a block */
 	int64_t first;	     /* tokens of this block */
 	int64_t last;
+	const struct moeep_dev_entry *heads; /* of the first HEADS ranks, in shared memory */
 };
 
 /* Which of ranks [from, from + 32) a token goes to. */
@@ -155,18 +159,31 @@ DEV void add_blocks(const struct route &r, int *run)
 {
 	const struct moeep_ht_route_params &p = r.p;
 	int ranks = p.c.num_ranks;
+	int blocks = (int)gridDim.x;
 
-	for (int rank = (int)threadIdx.x; rank < ranks; rank += (int)blockDim.x) {
+	/* A warp for a rank, a lane for a block: a thread would wait for memory once a block. */
+	for (int rank = WARP; rank < ranks; rank += NUM_WARPS) {
 		int sum = 0;
 
-		for (int b = 0; b < (int)gridDim.x; b++) {
-			int32_t *total = &p.scratch.block_total[b * ranks + rank];
-			int own = *total;
+		for (int first = 0; first < blocks; first += 32) {
+			int block = first + LANE;
+			int32_t *total = &p.scratch.block_total[block * ranks + rank];
+			int own = block < blocks ? *total : 0;
+			int inclusive = own;
 
-			*total = sum;
-			sum += own;
+			for (int d = 1; d < 32; d *= 2) {
+				int other = __shfl_up_sync(FULL, inclusive, d);
+
+				inclusive += LANE >= d ? other : 0;
+			}
+			if (block < blocks) {
+				*total = sum + inclusive - own;
+			}
+			sum += __shfl_sync(FULL, inclusive, 31);
 		}
-		run[rank] = sum;
+		if (LANE == 0) {
+			run[rank] = sum;
+		}
 	}
 	__syncthreads();
 }
@@ -263,17 +280,35 @@ DEV void final_positions(const struct route &r, const int *base)
 
 /* What follows is done by block 0. */
 
+DEV const struct moeep_dev_entry *head_of(const struct route &r, int rank)
+{
+	return rank < HEADS ? &r.heads[rank] : entry_of(r.p.c, r.epoch, rank);
+}
+
+DEV void read_heads(struct route *r, struct moeep_dev_entry *heads)
+{
+	const int parts = (int)(sizeof(*heads) / 16);
+	int ranks = r->p.c.num_ranks < HEADS ? r->p.c.num_ranks : HEADS;
+
+	for (int i = (int)threadIdx.x; i < ranks * parts; i += (int)blockDim.x) {
+		((uint4 *)heads)[i] =
+			((const uint4 *)entry_of(r->p.c, r->epoch, i / parts))[i % parts];
+	}
+	r->heads = heads;
+	__syncthreads();
+}
+
 /* The first thing in which a rank's call differs from another's, where it may not. */
 DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
 {
 	const struct moeep_dev_context &c = r.p.c;
-	const struct moeep_dev_entry *a = entry_of(c, r.epoch, 0);
+	const struct moeep_dev_entry *a = head_of(r, 0);
 	const struct moeep_dev_entry *giver = a;
 	uint32_t agreed = r.combine ? ~MOEEP_DEV_GIVEN_X : ~0u;
 
 	for (int rank = c.num_ranks - 1; rank >= 0; rank--) {
-		if (entry_of(c, r.epoch, rank)->num_tokens > 0) {
-			giver = entry_of(c, r.epoch, rank);
+		if (head_of(r, rank)->num_tokens > 0) {
+			giver = head_of(r, rank);
 		}
 	}
 	plan->given = giver->given;
@@ -282,7 +317,7 @@ DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
 	plan->code = MOEEP_OK;
 	plan->result = moeep_dev_result{MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0};
 	for (int rank = 0; r.combine && rank < c.num_ranks; rank++) {
-		const struct moeep_dev_entry *b = entry_of(c, r.epoch, rank);
+		const struct moeep_dev_entry *b = head_of(r, rank);
 
 		if (b->num_tokens > 0 && !(b->given & MOEEP_DEV_GIVEN_X)) {
 			plan->code = MOEEP_ERR_INVALID;
@@ -292,7 +327,7 @@ DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
 		}
 	}
 	for (int rank = 0; rank < c.num_ranks; rank++) {
-		const struct moeep_dev_entry *b = entry_of(c, r.epoch, rank);
+		const struct moeep_dev_entry *b = head_of(r, rank);
 		const struct moeep_dev_entry *g = b->num_tokens > 0 ? b : giver;
 		const int64_t fields[][2] = {
 			{a->op, b->op},
@@ -440,7 +475,7 @@ DEV void place_experts(const struct route &r)
 		}
 		atomicAdd((unsigned long long *)&route->needed[to],
 			  (unsigned long long)align_up(count,
-						       entry_of(c, r.epoch, to)->alignment));
+						       head_of(r, to)->alignment));
 	}
 	__syncthreads();
 }
@@ -489,11 +524,11 @@ DEV void check_room(const struct route &r, struct moeep_dev_plan *plan)
 			for (int from = 0; from < c.num_ranks; from++) {
 				tokens += counts_of(c, r.epoch, from)[to];
 			}
-			if (tokens > entry_of(c, r.epoch, to)->max_recv) {
+			if (tokens > head_of(r, to)->max_recv) {
 				plan->code = MOEEP_ERR_CAPACITY;
 				plan->result = moeep_dev_result{
 					MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_HANDLE, to, tokens,
-					entry_of(c, r.epoch, to)->max_recv};
+					head_of(r, to)->max_recv};
 				p.route->valid = 0;
 				return;
 			}
@@ -505,10 +540,10 @@ DEV void check_room(const struct route &r, struct moeep_dev_plan *plan)
 	plan->move = 1;
 	p.route->overflow = 0;
 	for (int to = 0; to < c.num_ranks && !p.route->overflow; to++) {
-		if (p.route->needed[to] > entry_of(c, r.epoch, to)->capacity) {
+		if (p.route->needed[to] > head_of(r, to)->capacity) {
 			plan->result = moeep_dev_result{MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_ROWS,
 							to, p.route->needed[to],
-							entry_of(c, r.epoch, to)->capacity};
+							head_of(r, to)->capacity};
 			p.route->overflow = 1;
 		}
 	}
@@ -537,7 +572,7 @@ DEV void find_sources(const struct route &r, struct moeep_dev_plan *plan)
 	bool flat = p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
 
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
-		const struct moeep_dev_entry *entry = entry_of(c, r.epoch, rank);
+		const struct moeep_dev_entry *entry = head_of(r, rank);
 		int64_t base = p.route->send_base[rank];
 		int64_t end = base + p.route->send_count[rank];
 		bool in_place = entry->place.slot != 0;
@@ -570,7 +605,7 @@ DEV void find_destinations(const struct route &r, struct moeep_dev_plan *plan)
 	bool flat = p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
 
 	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
-		const struct moeep_dev_entry *entry = entry_of(c, r.epoch, to);
+		const struct moeep_dev_entry *entry = head_of(r, to);
 		char *at = window_at(c, to, c.window.rows);
 		int64_t limit = INT64_MAX;
 		bool staged = flat;
@@ -661,9 +696,10 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_ROUTE_THREADS, 1)
 	moeep_kernel_ht_route(const __grid_constant__ struct moeep_ht_route_params p)
 {
 	DYNAMIC_SHARED(int, shared, 4);
+	__shared__ __align__(16) struct moeep_dev_entry heads[HEADS];
 	const struct moeep_dev_context &c = p.c;
 	struct route r = {p, 0, p.entry.op == MOEEP_OP_COMBINE,
-			  (p.entry.flags & MOEEP_DISPATCH_CACHED) != 0, 1, 1, 0, 0};
+			  (p.entry.flags & MOEEP_DISPATCH_CACHED) != 0, 1, 1, 0, 0, NULL};
 	int *run = shared;
 	int *base = shared + c.num_ranks;
 	int *hist = c.num_experts <= MOEEP_DEV_HIST ? base + c.num_ranks : NULL;
@@ -727,6 +763,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_ROUTE_THREADS, 1)
 		final_positions(r, base);
 	}
 	if (blockIdx.x == 0) {
+		read_heads(&r, heads);
 		for (int i = (int)threadIdx.x; i < c.num_ranks; i += (int)blockDim.x) {
 			run[i] = counts_of(c, r.epoch, c.rank)[i];
 		}
