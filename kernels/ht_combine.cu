@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 		return;
 	}
 	if (p.senders == 0 && blockIdx.x == 0 && threadIdx.x == 0) {
-		publish_values(p);
+		publish_records(c, p.plan->epoch);
 	}
 	landed_init(&landed);
 	if ((int)blockIdx.x >= p.senders) {

@@ -14,20 +14,10 @@
 
 #define VALUE_THREADS (MOEEP_DEV_COMBINE_THREADS - 32 * FIRST_RECORDER)
 
-/* What a channel of this rank has for a source. */
-struct span {
-	int first; /* of the source's records */
-	int count;
-};
-
-DEV struct span span_of(const struct moeep_ht_combine_params &p, int source, int channel)
+/* What a channel of this rank has of a source's records. */
+DEV struct span records_of(const struct moeep_ht_combine_params &p, int source, int channel)
 {
-	int records = p.route->recv_count[source];
-	int each = (int)per_channel(records, p.senders * MOVERS);
-	int first = each * channel < records ? each * channel : records;
-	int end = first + each < records ? first + each : records;
-
-	return span{first, end - first};
+	return span_of(p.route->recv_count[source], p.senders * MOVERS, channel);
 }
 
 /*
@@ -51,9 +41,9 @@ DEV struct order order_of(const struct moeep_ht_combine_params &p, int channel, 
 
 	source -= source >= p.c.num_ranks ? p.c.num_ranks : 0;
 	if (LANE < o.sources && p.plan->dst[source] && p.x) {
-		struct span s = span_of(p, source, channel);
+		struct span s = records_of(p, source, channel);
 
-		o.count = s.count;
+		o.count = (int)s.count;
 		o.record = (int64_t)p.route->recv_base[source] + s.first;
 		o.to = p.plan->dst[source] + (uint64_t)o.record * p.staged_bytes;
 	}
@@ -101,7 +91,7 @@ DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int
 		       bool fenced)
 {
 	for (int source = LANE; source < p.c.num_ranks; source += 32) {
-		int count = span_of(p, source, channel).count;
+		int count = (int)records_of(p, source, channel).count;
 		int done = rounds < count ? rounds : count;
 		uint64_t *progress = progress_at(p.c, source, p.c.rank, channel);
 		uint64_t word = flag_word(p.plan->epoch, (uint64_t)done);
@@ -349,17 +339,6 @@ DEV void send_values(const struct moeep_ht_combine_params &p)
 	}
 }
 
-/* By one thread, when the values are sent. Pairs with the wait for records in take_values(). */
-DEV void publish_values(const struct moeep_ht_combine_params &p)
-{
-	const struct moeep_dev_context &c = p.c;
-
-	for (int rank = 0; rank < c.num_ranks; rank++) {
-		store_release(flag_at(c, rank, c.window.ht_record_flag, c.rank),
-			      flag_word(p.plan->epoch, 0));
-	}
-}
-
 DEV void send_records(const struct moeep_ht_combine_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
@@ -370,7 +349,7 @@ DEV void send_records(const struct moeep_ht_combine_params &p)
 	records_sync(VALUE_THREADS);
 	if ((int)threadIdx.x == 32 * FIRST_RECORDER &&
 	    arrive(&c.state->ticket[MOEEP_DEV_TICKET_RECORDS], (uint32_t)p.senders)) {
-		publish_values(p);
+		publish_records(c, p.plan->epoch);
 	}
 }
 

@@ -30,15 +30,6 @@ DEV bool is_watched(const struct moeep_ht_combine_params &p, int rank)
 	return p.plan->channels[rank] > 0 && (rank != p.c.rank || p.expert_major);
 }
 
-/* Rows that a channel of a rank brings. */
-DEV int rows_of(int count, int channels, int channel)
-{
-	int each = (int)per_channel(count, channels);
-	int first = each * channel < count ? each * channel : count;
-
-	return count - first < each ? count - first : each;
-}
-
 /* What a lane waits for, for a report. */
 struct missing {
 	int rank; /* -1: nothing */
@@ -64,7 +55,7 @@ DEV int look_at_block(const struct moeep_ht_combine_params &p, int rank, int blo
 	}
 #pragma unroll
 	for (int m = 0; m < MOVERS; m++) {
-		int rows = rows_of(count, channels, block * MOVERS + m);
+		int rows = (int)span_of(count, channels, block * MOVERS + m).count;
 
 		if (rows > 0 && !flag_reached(seen[m], zero + (uint64_t)rows)) {
 			int here = flag_reached(seen[m], zero) ? (int)(seen[m] - zero) : 0;

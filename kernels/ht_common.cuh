@@ -53,6 +53,31 @@ DEV int64_t per_channel(int64_t count, int channels)
 	return (count + channels - 1) / channels;
 }
 
+/* What the deal gives a channel. */
+struct span {
+	int64_t first;
+	int64_t count;
+};
+
+DEV struct span span_of(int64_t count, int channels, int channel)
+{
+	int64_t each = per_channel(count, channels);
+	int64_t first = each * channel < count ? each * channel : count;
+
+	return span{first, count - first < each ? count - first : each};
+}
+
+/*
+ * By one thread, when all records, or values of choices, are sent. Pairs with the wait for records of
+ * each rank.
+ */
+DEV void publish_records(const struct moeep_dev_context &c, uint64_t epoch)
+{
+	for (int rank = 0; rank < c.num_ranks; rank++) {
+		store_release(flag_at(c, rank, c.window.ht_record_flag, c.rank), flag_word(epoch, 0));
+	}
+}
+
 /* Choices of a token's or record's list that this rank reads as they stand there. */
 DEV int32_t *record_idx(const struct moeep_dev_context &c, int owner, int64_t record, int topk)
 {

@@ -189,11 +189,7 @@ DEV bool records(const struct moeep_ht_move_params &p)
 		records_sync(RECORD_THREADS);
 		if (own == 0 && arrive(&c.state->ticket[MOEEP_DEV_TICKET_RECORDS],
 				       (uint32_t)p.senders)) {
-			for (int rank = 0; rank < c.num_ranks; rank++) {
-				/* Pairs with the wait for records of each rank. */
-				store_release(flag_at(c, rank, c.window.ht_record_flag, c.rank),
-					      flag_word(p.plan->epoch, 0));
-			}
+			publish_records(c, p.plan->epoch);
 		}
 	}
 	for (int i = 0; i < c.num_ranks && ok; i++) {

@@ -23,12 +23,9 @@ DEV int channels_of(const struct moeep_ht_move_params &p)
 
 DEV struct channel channel_of(const struct moeep_ht_move_params &p, int number)
 {
-	int64_t each = per_channel(p.num_tokens, channels_of(p));
-	struct channel ch = {number, number * each, (number + 1) * each};
+	struct span s = span_of(p.num_tokens, channels_of(p), number);
 
-	ch.first = ch.first < p.num_tokens ? ch.first : p.num_tokens;
-	ch.last = ch.last < p.num_tokens ? ch.last : p.num_tokens;
-	return ch;
+	return channel{number, s.first, s.first + s.count};
 }
 
 /*
@@ -263,7 +260,8 @@ DEV bool follow_mover(const struct moeep_ht_move_params &p, const struct landed 
 		r->row++;
 		r->rows++;
 	}
-	return r->count != r->told && (t.report || r->row >= r->now.last);
+	/* The rank itself waits for no channel. */
+	return t.rank != p.c.rank && r->count != r->told && (t.report || r->row >= r->now.last);
 }
 
 /* A warp tells the ranks how far this block's movers are. */
@@ -297,7 +295,7 @@ DEV void report_landed(const struct moeep_ht_move_params &p, const struct landed
 		}
 #pragma unroll
 		for (int m = 0; m < MOVERS; m++) {
-			if (tell[m] && t.rank >= 0 && t.rank != p.c.rank) {
+			if (tell[m]) {
 				store_relaxed(progress_of(p, t, done[m].now.number),
 					      flag_word(p.plan->epoch, (uint64_t)done[m].count));
 				done[m].told = done[m].count;

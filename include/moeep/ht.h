@@ -135,11 +135,12 @@ MOEEP_API int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
  * where the rank is the token's own.
  *
  * x in symmetric memory is read by the peers in place; the call completes when they have read it
- * (CUDA: flat rows only, others are sent as from ordinary memory). CUDA: a NULL x on a rank that has
- * rows, or one whose symmetric memory ends before its rows do, fails the group. dtype, flags and, on ranks that have rows, whether topk_weights are given must be the same
- * on all ranks. MOEEP_COMBINE_WEIGHTED needs expert-major rows, and weights at the dispatch. A
- * handle of an LL dispatch is MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is
- * computed; that of combine is a cached dispatch.
+ * (CUDA: flat rows only, others are sent as from ordinary memory). CUDA: a NULL x on a rank that
+ * has rows, or one whose symmetric memory ends before its rows do, fails the group. dtype, flags
+ * and, on ranks that have rows, whether topk_weights are given must be the same on all ranks.
+ * MOEEP_COMBINE_WEIGHTED needs expert-major rows, and weights at the dispatch. A handle of an LL
+ * dispatch is MOEEP_ERR_STATE here. Combine is also how the gradient of dispatch is computed; that
+ * of combine is a cached dispatch.
  */
 typedef struct moeep_combine_args {
 	size_t size;

@@ -74,13 +74,13 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k, size_t 
 	int rc;
 
 	if (!k->expert_major) {
-		struct moeep_place place = moeep_region_find(comm, k->args->x, k->row_bytes);
+		uint64_t room;
+		struct moeep_place place =
+			moeep_region_find_room(comm, k->args->x, k->row_bytes, &room);
 
 		k->in_place = place.region != 0;
-		if (k->in_place) {
-			k->place = moeep_cuda_place(call, &place);
-			k->rows = (int64_t)(moeep_region_room(comm, &place) / k->row_bytes);
-		}
+		k->place = moeep_cuda_place(call, &place);
+		k->rows = (int64_t)(room / k->row_bytes);
 	}
 	shared[0] = moeep_cuda_route_shared(&call->buffer->geo);
 	shared[1] = k->in_place || table > k->pieces.shared ? table : k->pieces.shared;

@@ -122,9 +122,18 @@ uint64_t moeep_region_bytes(struct moeep_comm *comm)
 
 struct moeep_place moeep_region_find(struct moeep_comm *comm, const void *ptr, size_t bytes)
 {
+	uint64_t room;
+
+	return moeep_region_find_room(comm, ptr, bytes, &room);
+}
+
+struct moeep_place moeep_region_find_room(struct moeep_comm *comm, const void *ptr, size_t bytes,
+					  uint64_t *room)
+{
 	struct moeep_place place = {0};
 	const char *at = ptr;
 
+	*room = 0;
 	if (!ptr || bytes == 0) {
 		return place;
 	}
@@ -136,26 +145,12 @@ struct moeep_place moeep_region_find(struct moeep_comm *comm, const void *ptr, s
 		if (base && at >= base && bytes <= size && (size_t)(at - base) <= size - bytes) {
 			place.region = region->id;
 			place.offset = (uint64_t)(at - base);
+			*room = size - place.offset;
 			break;
 		}
 	}
 	pthread_mutex_unlock(&comm->lock);
 	return place;
-}
-
-uint64_t moeep_region_room(struct moeep_comm *comm, const struct moeep_place *place)
-{
-	uint64_t room = 0;
-
-	pthread_mutex_lock(&comm->lock);
-	for (struct moeep_region *region = comm->regions; region; region = region->next) {
-		if (region->id == place->region && place->offset <= region->bytes[comm->rank]) {
-			room = region->bytes[comm->rank] - place->offset;
-			break;
-		}
-	}
-	pthread_mutex_unlock(&comm->lock);
-	return room;
 }
 
 void *moeep_region_address(struct moeep_comm *comm, int peer, const struct moeep_place *place,

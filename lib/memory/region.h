@@ -20,8 +20,9 @@ struct moeep_place {
  * 0. */
 struct moeep_place moeep_region_find(struct moeep_comm *comm, const void *ptr, size_t bytes);
 
-/* Bytes from a place of this rank's to the end of its memory. */
-uint64_t moeep_region_room(struct moeep_comm *comm, const struct moeep_place *place);
+/* The same, and how many bytes there are from ptr to the end of that memory. */
+struct moeep_place moeep_region_find_room(struct moeep_comm *comm, const void *ptr, size_t bytes,
+					  uint64_t *room);
 
 /* This rank's address of a peer's place, or NULL if this rank knows no such place of `bytes` bytes.
  */
