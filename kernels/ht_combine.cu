@@ -49,11 +49,11 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 		publish_records(c, p.plan->epoch);
 	}
 	landed_init(&landed);
-	if ((int)blockIdx.x >= p.senders) {
+	if (!part_of(p.senders).sends) {
 		ok = sum_rows(p, shared);
 	} else if (WARP >= FIRST_RECORDER) {
 		send_records(p);
-	} else {
+	} else if (!p.in_place) {
 		send_rows(p, shared, &landed);
 	}
 	if (!__syncthreads_and(ok)) {

@@ -15,7 +15,12 @@
 #include "t/cuda/emulate/fiber.h"
 
 #define STACK_BYTES ((size_t)64 << 10)
-#define CANARY	    UINT64_C(0x5afe57ac5afe57ac)
+/* Whole pages of any size. */
+#define SHARED_ROOM  ((size_t)256 << 10)
+#define SHARED_GUARD ((size_t)64 << 10)
+/* Of its beginning, and so of its end. */
+#define SHARED_ALIGNMENT 128
+#define CANARY		 UINT64_C(0x5afe57ac5afe57ac)
 
 /* Rounds in which all threads of a block but yield, before its thread sleeps; and for how long. */
 #define EAGER_ROUNDS 20
@@ -230,11 +235,13 @@ struct block *emulated_block_make(void)
 		return NULL;
 	}
 	block->fibers = calloc(EMULATED_THREADS, sizeof(*block->fibers));
-	block->shared = aligned_alloc(1024, EMULATED_SHARED + 1024);
+	block->shared_room = mmap(NULL, SHARED_ROOM + SHARED_GUARD, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	/* Of each stack a page or two is used. */
 	block->stacks = mmap(NULL, EMULATED_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (!block->fibers || !block->shared || block->stacks == MAP_FAILED) {
+	if (!block->fibers || block->shared_room == MAP_FAILED || block->stacks == MAP_FAILED ||
+	    mprotect(block->shared_room + SHARED_ROOM, SHARED_GUARD, PROT_NONE) != 0) {
 		return NULL;
 	}
 	return block;
@@ -260,6 +267,10 @@ void emulated_block_run(struct block *block, const struct emulated_kernel *kerne
 	block->random += number + 0x9e3779b97f4a7c15u;
 	memset(block->warps, 0, sizeof(block->warps));
 	memset(block->meetings, 0, sizeof(block->meetings));
+	/* Its end is the guard's beginning, as far as alignment allows. */
+	block->shared_bytes = shared_bytes;
+	block->shared = block->shared_room + SHARED_ROOM -
+			(shared_bytes + SHARED_ALIGNMENT - 1) / SHARED_ALIGNMENT * SHARED_ALIGNMENT;
 	/* Nobody may rely on what was there. */
 	memset(block->shared, 0xa5, shared_bytes);
 	first = emulated_random(threads / 32);

@@ -49,7 +49,9 @@ struct meeting {
 struct block {
 	struct fiber *fibers; /* [EMULATED_THREADS] */
 	char *stacks;
-	char *shared;
+	char *shared_room; /* and a guard behind it */
+	char *shared;	   /* of the grid that runs */
+	size_t shared_bytes;
 	void *stack_pointer;	     /* of the scheduler */
 	struct fiber *first, **last; /* that can run */
 	struct warp warps[EMULATED_THREADS / 32];

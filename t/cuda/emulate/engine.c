@@ -39,10 +39,11 @@ uint32_t emulated_shared_address(const void *at)
 
 void *emulated_shared_at(uint32_t address, uint32_t bytes)
 {
-	if (address < SHARED_BASE || address - SHARED_BASE > EMULATED_SHARED ||
-	    bytes > EMULATED_SHARED - (address - SHARED_BASE)) {
-		emulated_fail("%u bytes at 0x%x of shared memory, which it has not", bytes,
-			      address);
+	uint64_t end = (uint64_t)address - SHARED_BASE + bytes;
+
+	if (address < SHARED_BASE || end > emulated_block->shared_bytes) {
+		emulated_fail("%u bytes at 0x%x of shared memory, of which it has %zu", bytes,
+			      address - SHARED_BASE, emulated_block->shared_bytes);
 	}
 	return emulated_block->shared + (address - SHARED_BASE);
 }
