@@ -131,7 +131,7 @@ DEV void report_landed(const struct moeep_ht_combine_params &p, const struct lan
 #pragma unroll
 		for (int m = 0; m < MOVERS; m++) {
 			if (count[m] > told[m]) {
-				report_rounds(p, (int)blockIdx.x * MOVERS + m, count[m], told[m],
+				report_rounds(p, part_of(p.senders).index * MOVERS + m, count[m], told[m],
 					      true);
 				told[m] = count[m];
 			}
@@ -284,7 +284,7 @@ DEV void send_plain(const struct moeep_ht_combine_params &p, int channel, const 
 DEV void send_rows(const struct moeep_ht_combine_params &p, char *stages, struct landed *landed)
 {
 	int sources = p.expert_major ? p.c.num_ranks : p.c.num_ranks - 1;
-	int channel = (int)blockIdx.x * MOVERS + WARP;
+	int channel = part_of(p.senders).index * MOVERS + WARP;
 	/* In rounds over all sources: without that, reports wait until the end. */
 	bool reports = sources <= 32;
 
@@ -323,7 +323,8 @@ DEV void send_values(const struct moeep_ht_combine_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
 	int64_t values = p.route->num_records * p.topk;
-	int64_t thread = (int64_t)blockIdx.x * VALUE_THREADS + threadIdx.x - 32 * FIRST_RECORDER;
+	int64_t thread = (int64_t)part_of(p.senders).index * VALUE_THREADS + threadIdx.x -
+			 32 * FIRST_RECORDER;
 	int64_t step = (int64_t)p.senders * VALUE_THREADS;
 
 #pragma unroll 2

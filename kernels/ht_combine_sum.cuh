@@ -296,7 +296,7 @@ DEV bool sum_tokens(const struct moeep_ht_combine_params &p, const struct table 
 DEV bool take_values(const struct moeep_ht_combine_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
-	int block = (int)blockIdx.x - p.senders;
+	int block = part_of(p.senders).index;
 	int64_t threads = (int64_t)(gridDim.x - (unsigned)p.senders) * blockDim.x;
 
 	if (!block_wait_all(c, c.window.ht_record_flag, flag_word(p.plan->epoch, 0),

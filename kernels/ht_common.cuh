@@ -68,6 +68,23 @@ DEV struct span span_of(int64_t count, int channels, int channel)
 }
 
 /*
+ * What a block does when some of them send and the others sum or copy. Spread over the grid: the device
+ * puts the first blocks on neighbouring SMs, which share a way to memory and to the links.
+ */
+struct part {
+	bool sends;
+	int index; /* among those that do the same */
+};
+
+DEV struct part part_of(int senders)
+{
+	int before = (int)(blockIdx.x * (unsigned)senders / gridDim.x);
+	int through = (int)((blockIdx.x + 1) * (unsigned)senders / gridDim.x);
+
+	return part{through > before, through > before ? before : (int)blockIdx.x - before};
+}
+
+/*
  * By one thread, when all records, or values of choices, are sent. Pairs with the wait for records of
  * each rank.
  */
@@ -223,13 +240,6 @@ template <int PENDING> DEV void ring_wait_read()
 template <int PENDING> DEV void ring_wait_written()
 {
 	bulk_wait_written<PENDING>();
-}
-
-/* With a fence that the order does not need: it makes dispatch faster, see docs/performance-gpu.md. */
-template <int PENDING> DEV void ring_wait_written_slowly()
-{
-	ring_wait_written<PENDING>();
-	fence_engine();
 }
 
 /* Start the ring anew, when all of its loads have been waited for. */

@@ -19,6 +19,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	__shared__ struct landed landed;
 	__shared__ struct claims claims;
 	const struct moeep_dev_context &c = p.c;
+	struct part part = part_of(p.senders);
 	bool ok = true;
 
 	if (!kernel_begin(c)) {
@@ -36,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		ok = records(p);
 	} else if (WARP == REPORTER) {
 #if HAVE_BULK
-		if (p.bulk && (int)blockIdx.x < p.senders && c.num_ranks <= 32) {
+		if (p.bulk && part.sends && c.num_ranks <= 32) {
 			report_landed(p, &landed, &claims);
 		}
 #endif
@@ -48,10 +49,10 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 			r = ring_of(stages, MOVERS, (uint32_t)p.piece, p.stages);
 		}
 #endif
-		if ((int)blockIdx.x < p.senders) {
+		if (part.sends) {
 			send_rows(p, r, &landed, &claims);
 		} else {
-			ok = copy_channels(p, ((int)blockIdx.x - p.senders) * MOVERS + WARP,
+			ok = copy_channels(p, part.index * MOVERS + WARP,
 					   ((int)gridDim.x - p.senders) * MOVERS, r);
 		}
 	}

@@ -174,16 +174,16 @@ DEV void fill_tail(const struct moeep_ht_move_params &p, int64_t thread, int64_t
 DEV bool records(const struct moeep_ht_move_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
-	bool sends = (int)blockIdx.x < p.senders;
+	struct part part = part_of(p.senders);
 	int own = (int)threadIdx.x - 32 * FIRST_RECORDER;
 	int64_t thread = (int64_t)blockIdx.x * RECORD_THREADS + own;
 	int64_t threads = (int64_t)gridDim.x * RECORD_THREADS;
 	bool ok = true;
 
-	if (sends) {
+	if (part.sends) {
 		int channels = MOVERS * p.shares;
-		struct channel first = channel_of(p, (int)blockIdx.x * channels);
-		struct channel last = channel_of(p, (int)blockIdx.x * channels + channels - 1);
+		struct channel first = channel_of(p, part.index * channels);
+		struct channel last = channel_of(p, part.index * channels + channels - 1);
 
 		send_records(p, first.first, last.last, own, RECORD_THREADS);
 		records_sync(RECORD_THREADS);

@@ -45,7 +45,8 @@ DEV bool claim_channel(const struct moeep_ht_move_params &p, struct claims *clai
 
 	if (p.shares == 1) {
 		/* It is this mover's own. */
-		number = count == 0 ? blockIdx.x * MOVERS + (unsigned)WARP : UINT32_MAX;
+		number = count == 0 ? (uint32_t)(part_of(p.senders).index * MOVERS + WARP)
+				    : UINT32_MAX;
 	} else if (LANE == 0) {
 		number = atomicAdd(&p.c.state->claimed, 1u);
 	}
@@ -213,18 +214,14 @@ DEV void send_bulk(const struct moeep_ht_move_params &p, struct claims *claims, 
 			continue;
 		}
 		since = 0;
-		if (reports) {
-			ring_wait_written_slowly<LANDED_LAG>();
-		} else {
-			ring_wait_written<LANDED_LAG>();
-		}
+		ring_wait_written<LANDED_LAG>();
 		landed_put(landed, (sent - LANDED_LAG) / pieces);
 	}
-	ring_wait_written_slowly<0>();
+	ring_wait_written<0>();
 	if (landed) {
 		landed_put(landed, sent / pieces);
 	} else if (t.rank >= 0 && t.rank != p.c.rank) {
-		store_release(progress_of(p, t, (int)blockIdx.x * MOVERS + WARP),
+		store_release(progress_of(p, t, part_of(p.senders).index * MOVERS + WARP),
 			      flag_word(p.plan->epoch, (uint64_t)t.count));
 	}
 }

@@ -8,7 +8,7 @@
 
 /* Measured, see docs/performance-gpu.md. */
 #define DISPATCH_BLOCKS 24
-#define MOST_SHARES	4
+#define MOST_SHARES	8
 
 /* What a dispatch call is about once the handle's part is known. */
 struct dispatch {
