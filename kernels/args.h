@@ -111,7 +111,8 @@ struct moeep_dev_state {
 	uint64_t ll_cepoch;
 	uint64_t ll_crecv;
 	uint32_t ticket[MOEEP_DEV_TICKETS]; /* zero between operations */
-	uint32_t claimed;		    /* channels of a dispatch, tokens of a combine, likewise */
+	uint32_t claimed_channels;	    /* likewise */
+	uint32_t claimed_units;		    /* of tokens that are summed, likewise */
 	uint32_t bad_claim;		    /* of what follows, likewise */
 	struct moeep_dev_result bad; /* what is wrong with the caller's data */
 };
@@ -394,6 +395,9 @@ struct moeep_ht_combine_params {
 	int32_t dtype;
 	int32_t staged_dtype;
 	int32_t senders;
+	int32_t shares; /* channels for each mover of these */
+	int32_t parts;	/* of a token's row, that are summed apart, of part elements, if as many */
+	int32_t part;
 	int32_t stages;
 	int32_t bulk;
 	int32_t expert_major;

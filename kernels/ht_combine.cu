@@ -32,6 +32,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 {
 	DYNAMIC_SHARED(char, shared, 128);
 	__shared__ struct landed landed;
+	__shared__ struct claims claims;
 	const struct moeep_dev_context &c = p.c;
 	bool ok = true;
 
@@ -54,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 	} else if (WARP >= FIRST_RECORDER) {
 		send_records(p);
 	} else if (!p.in_place) {
-		send_rows(p, shared, &landed);
+		send_rows(p, shared, &landed, &claims);
 	}
 	if (!__syncthreads_and(ok)) {
 		if (threadIdx.x == 0) {
@@ -66,7 +67,9 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 		return;
 	}
 	if (threadIdx.x == 0) {
-		c.state->claimed = 0; /* for the next combine */
+		/* For the next operation. */
+		c.state->claimed_channels = 0;
+		c.state->claimed_units = 0;
 	}
 	ok = end_reading(p);
 	if (threadIdx.x == 0 && ok) {

@@ -3,9 +3,9 @@
  * kernels/ht_combine_send.cuh - what a block does that sends rows of an HT combine.
  *
  * A few warps, the movers, push the rows of each source's tokens, or their partial sums if the rows are
- * expert-major, to the source's window, in the order of the source's tokens. Another one reports
- * how far they are, and the rest send the values of choices. Flat rows in symmetric memory need no
- * movers: sources read them where they are.
+ * expert-major, to the source's window. They claim short channels in the order of the source's tokens,
+ * which is that of the sums. Another warp reports which channels are there, and the rest send the values
+ * of choices. Flat rows in symmetric memory need no movers: sources read them where they are.
  */
 #ifndef MOEEP_KERNELS_HT_COMBINE_SEND_CUH
 #define MOEEP_KERNELS_HT_COMBINE_SEND_CUH
@@ -14,16 +14,27 @@
 
 #define VALUE_THREADS (MOEEP_DEV_COMBINE_THREADS - 32 * FIRST_RECORDER)
 
+DEV int channels_of(const struct moeep_ht_combine_params &p)
+{
+	return p.senders * MOVERS * p.shares;
+}
+
 /* What a channel of this rank has of a source's records. */
 DEV struct span records_of(const struct moeep_ht_combine_params &p, int source, int channel)
 {
-	return span_of(p.route->recv_count[source], p.senders * MOVERS, channel);
+	return span_of(p.route->recv_count[source], channels_of(p), channel);
+}
+
+/* Sources that this rank sends rows to; of a flat layout its own rows stay where they are. */
+DEV int sources_of(const struct moeep_ht_combine_params &p)
+{
+	return p.expert_major ? p.c.num_ranks : p.c.num_ranks - 1;
 }
 
 /*
  * The order in which a channel sends for up to 32 sources: in each round a row of each of them, from the
- * rank's next on. Of a flat layout this rank's own rows stay where they are. What a source gets
- * is known to the lane of its number in a round; that there is nothing for a source, count is 0.
+ * rank's next on. What a source gets is known to the lane of its number in a round; that there
+ * is nothing for a source, count is 0.
  */
 struct order {
 	int sources;
@@ -35,7 +46,7 @@ struct order {
 
 DEV struct order order_of(const struct moeep_ht_combine_params &p, int channel, int from)
 {
-	int all = p.expert_major ? p.c.num_ranks : p.c.num_ranks - 1;
+	int all = sources_of(p);
 	struct order o = {all - from < 32 ? all - from : 32, 0, 0, 0, NULL};
 	int source = p.c.rank + 1 + from + LANE;
 
@@ -84,19 +95,17 @@ DEV void next_turn(const struct order &o, struct turn *t)
 }
 
 /*
- * Lanes report how many rows of each source are done after `rounds` of them. Pairs with the watcher's
- * acquire at the source. fenced: a fence stands before.
+ * Lanes tell the sources that a channel's rows are there. Pairs with the watcher's acquire at the source.
+ * fenced: a fence stands before.
  */
-DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int rounds, int before,
-		       bool fenced)
+DEV void report_channel(const struct moeep_ht_combine_params &p, int channel, bool fenced)
 {
 	for (int source = LANE; source < p.c.num_ranks; source += 32) {
-		int count = (int)records_of(p, source, channel).count;
-		int done = rounds < count ? rounds : count;
+		uint64_t count = (uint64_t)records_of(p, source, channel).count;
 		uint64_t *progress = progress_at(p.c, source, p.c.rank, channel);
-		uint64_t word = flag_word(p.plan->epoch, (uint64_t)done);
+		uint64_t word = flag_word(p.plan->epoch, count);
 
-		if (done <= before || !p.plan->dst[source]) {
+		if (count == 0 || !p.plan->dst[source]) {
 			continue;
 		}
 		if (fenced) {
@@ -108,8 +117,9 @@ DEV void report_rounds(const struct moeep_ht_combine_params &p, int channel, int
 }
 
 #if HAVE_BULK
-/* A warp tells the sources how far this block's movers are. */
-DEV void report_landed(const struct moeep_ht_combine_params &p, const struct landed *landed)
+/* A warp tells the sources which channels this block's movers are done with. */
+DEV void report_landed(const struct moeep_ht_combine_params &p, const struct landed *landed,
+		       const struct claims *claims)
 {
 	int told[MOVERS] = {0};
 	bool all;
@@ -125,103 +135,171 @@ DEV void report_landed(const struct moeep_ht_combine_params &p, const struct lan
 			news = news || count[m] > told[m];
 		}
 		if (news) {
-			/* A release for all: what the movers have written has landed. */
+			/* Behind landed_put(), and a release for all: what has landed. */
 			__threadfence_system();
 		}
 #pragma unroll
 		for (int m = 0; m < MOVERS; m++) {
-			if (count[m] > told[m]) {
-				report_rounds(p, part_of(p.senders).index * MOVERS + m, count[m], told[m],
-					      true);
-				told[m] = count[m];
+			for (; told[m] < count[m]; told[m]++) {
+				report_channel(p, claims_get(claims, m, told[m]), true);
 			}
 		}
-		if (!all) {
-			__nanosleep(500);
+		if (!all && !news) {
+			__nanosleep(200);
 		}
 	} while (!all);
 }
 
+/* A mover's way through its channels. */
+struct cursor {
+	int n;	  /* of the channel among the mover's; -1: before the first */
+	int from; /* sources */
+	struct order order;
+	struct turn turn;
+	struct row_at row;
+	uint64_t at; /* bytes into the row */
+};
+
+DEV void enter_channel(const struct moeep_ht_combine_params &p, struct cursor *c, int channel)
+{
+	c->order = order_of(p, channel, c->from);
+	c->turn = turn{0, 0};
+	c->row = row_of(p, c->order, c->turn);
+	c->at = 0;
+}
+
+/* Is there a piece? If not, but there are more sources, to those. */
+DEV bool has_piece(const struct moeep_ht_combine_params &p, struct cursor *c,
+		   const struct claims *claims)
+{
+	while (c->turn.number >= c->order.turns && c->n >= 0 && c->from + 32 < sources_of(p)) {
+		c->from += 32;
+		enter_channel(p, c, claims_get(claims, WARP, c->n));
+	}
+	return c->turn.number < c->order.turns;
+}
+
+/* To the next piece; the length of the one before. */
+DEV uint32_t pass_piece(const struct moeep_ht_combine_params &p, struct cursor *c)
+{
+	uint32_t bytes = (uint32_t)(p.row_bytes - c->at < p.piece ? p.row_bytes - c->at : p.piece);
+
+	c->at += bytes;
+	if (c->at == p.row_bytes) {
+		c->at = 0;
+		next_turn(c->order, &c->turn);
+		c->row = row_of(p, c->order, c->turn);
+	}
+	return bytes;
+}
+
+/* To the next channel that has not been claimed. False: there is none. */
+DEV bool next_channel(const struct moeep_ht_combine_params &p, struct cursor *c,
+		      struct claims *claims)
+{
+	uint32_t channel = claim(&p.c.state->claimed_channels);
+
+	if (channel >= (uint32_t)channels_of(p)) {
+		return false;
+	}
+	c->n++;
+	c->from = 0;
+	claims_put(claims, c->n, channel);
+	enter_channel(p, c, (int)channel);
+	return true;
+}
+
 /*
- * A warp sends its channel's flat rows to up to 32 sources; lane 0 gives the engine its orders.
- * `landed` gets how far it is; without it the warp leaves the reports to its caller.
+ * A warp sends flat rows of the channels that it claims; lane 0 gives the engine its orders. `landed`
+ * gets how many of the channels are done.
  */
-DEV void send_bulk(const struct moeep_ht_combine_params &p, const struct order &o,
+DEV void send_bulk(const struct moeep_ht_combine_params &p, struct claims *claims,
 		   const struct ring &r, struct landed *landed)
 {
-	struct turn load = {0, 0};
-	struct turn store = {0, 0};
-	struct row_at loaded = row_of(p, o, load);
-	struct row_at stored = loaded;
+	struct cursor load = {-1, 0, {0, 0, 0, 0, NULL}, {0, 0}, {-1, NULL}, 0};
+	struct cursor store = load;
 	struct place loading = {0, 0};
 	struct place storing = {0, 0};
-	uint64_t load_done = 0;
-	uint64_t store_done = 0;
-	int pieces = (int)((p.row_bytes + p.piece - 1) / p.piece);
 	bool wrapped = false;
+	bool more = true; /* channels may be left */
 	int ahead = 0;
-	int sent = 0;	  /* pieces */
-	int reported = 0; /* the round of the last look */
+	int sent = 0; /* pieces */
+	int end = 0;  /* of channel n, by the lane n % 32: `sent` behind it, or more */
+	int ended = 0;
+	int done = 0; /* channels that have landed */
 
-	while (store.number < o.turns) {
-		uint32_t bytes = (uint32_t)(p.row_bytes - store_done < p.piece ? p.row_bytes - store_done
-									     : p.piece);
+	for (;;) {
+		uint32_t bytes;
 
-		for (; load.number < o.turns && ahead < r.stages - 1; ahead++) {
-			uint32_t length =
-				(uint32_t)(p.row_bytes - load_done < p.piece ? p.row_bytes - load_done
-									   : p.piece);
+		for (; ahead < r.stages - 1; ahead++) {
+			if (!has_piece(p, &load, claims) && more) {
+				more = next_channel(p, &load, claims);
+			}
+			if (!has_piece(p, &load, claims)) {
+				more = false; /* those behind one without rows have none */
+				break;
+			}
+			if (wrapped && LANE == 0) {
+				ring_wait_read<1>();
+			}
+			const struct row_at row = load.row;
+			const uint64_t at = load.at;
 
+			bytes = pass_piece(p, &load);
 			if (LANE == 0) {
-				if (wrapped) {
-					ring_wait_read<1>();
-				}
 				/* Stages go by pieces, so one without a row loads something, too. */
 				ring_load(r, loading,
-					  loaded.record < 0 ? p.x
-							    : p.x +
-								      (uint64_t)loaded.record *
-									      p.row_bytes +
-								      load_done,
-					  loaded.record < 0 ? 16u : length);
+					  row.record < 0 ? p.x
+							 : p.x + (uint64_t)row.record * p.row_bytes + at,
+					  row.record < 0 ? 16u : bytes);
 			}
 			ring_next(r, &loading);
 			wrapped = wrapped || loading.stage == 0;
-			load_done += length;
-			if (load_done == p.row_bytes) {
-				load_done = 0;
-				next_turn(o, &load);
-				loaded = row_of(p, o, load);
-			}
+		}
+		if (ahead == 0) {
+			break;
+		}
+		while (!has_piece(p, &store, claims)) {
+			store.n++;
+			store.from = 0;
+			enter_channel(p, &store, claims_get(claims, WARP, store.n));
 		}
 		if (LANE == 0) {
 			ring_wait(r, storing);
-			if (stored.record >= 0) {
-				ring_store(r, storing, stored.to + store_done, bytes);
+		}
+		const struct row_at row = store.row;
+		const uint64_t at = store.at;
+
+		bytes = pass_piece(p, &store);
+		if (LANE == 0) {
+			if (row.record >= 0) {
+				ring_store(r, storing, row.to + at, bytes);
 			}
 			ring_commit();
 		}
 		ring_next(r, &storing);
 		ahead--;
 		sent++;
-		store_done += bytes;
-		if (store_done < p.row_bytes) {
-			continue;
+		if (!has_piece(p, &store, claims)) {
+			ended = store.n + 1;
+			end = LANE == (store.n & 31) ? sent : end;
 		}
-		store_done = 0;
-		next_turn(o, &store);
-		stored = row_of(p, o, store);
-		if (landed && store.i == 0 && store.number >= reported + REPORT &&
-		    sent > LANDED_LAG) {
-			reported = store.number;
-			if (LANE == 0) {
+		if (sent % REPORT == 0) {
+			int before = done;
+
+			while (done < ended &&
+			       __shfl_sync(FULL, end, done & 31) <= sent - LANDED_LAG) {
+				done++;
+			}
+			if (done > before && LANE == 0) {
 				ring_wait_written<LANDED_LAG>();
-				landed_put(landed, (sent - LANDED_LAG) / (o.sources * pieces));
+				landed_put(landed, done);
 			}
 		}
 	}
 	if (LANE == 0) {
 		ring_wait_written<0>();
+		landed_put(landed, load.n + 1);
 	}
 }
 #endif
@@ -251,14 +329,12 @@ DEV void find_terms(const struct moeep_ht_combine_params &p, int64_t record, str
 	}
 }
 
-/* The same by loads and stores; expert-major rows, this rank's own ones too, are summed on the way. */
-DEV void send_plain(const struct moeep_ht_combine_params &p, int channel, const struct order &o,
-		    bool reports)
+/* The same by loads and stores; expert-major rows, this rank's own ones too, are summed on the way. True if there was one. */
+DEV bool send_plain(const struct moeep_ht_combine_params &p, const struct order &o)
 {
 	struct turn t = {0, 0};
-	int reported = 0;
 
-	while (t.number < o.turns) {
+	for (; t.number < o.turns; next_turn(o, &t)) {
 		struct row_at row = row_of(p, o, t);
 
 		if (row.record >= 0 && p.expert_major) {
@@ -266,55 +342,44 @@ DEV void send_plain(const struct moeep_ht_combine_params &p, int channel, const 
 
 			find_terms(p, row.record, &terms);
 			sum_any(terms, {p.dtype, p.staged_dtype, p.weighted != 0, NULL, row.to,
-					    0, p.c.hidden});
+					0, p.c.hidden});
 		} else if (row.record >= 0) {
 			warp_copy(row.to, p.x + (uint64_t)row.record * p.row_bytes,
 				  (int64_t)p.row_bytes);
 		}
-		next_turn(o, &t);
-		__syncwarp();
-		if (reports && t.i == 0 && t.number >= reported + REPORT) {
-			report_rounds(p, channel, t.number, reported, false);
-			reported = t.number;
-		}
 	}
+	__syncwarp();
+	return o.turns > 0;
 }
 
-/* What movers, and the warp that reports for them, do: 32 sources at a time. */
-DEV void send_rows(const struct moeep_ht_combine_params &p, char *stages, struct landed *landed)
+/* What movers, and the warp that reports for them, do. */
+DEV void send_rows(const struct moeep_ht_combine_params &p, char *stages, struct landed *landed,
+		   struct claims *claims)
 {
-	int sources = p.expert_major ? p.c.num_ranks : p.c.num_ranks - 1;
-	int channel = part_of(p.senders).index * MOVERS + WARP;
-	/* In rounds over all sources: without that, reports wait until the end. */
-	bool reports = sources <= 32;
-
 #if HAVE_BULK
 	if (p.bulk && !p.expert_major) {
 		if (WARP == REPORTER) {
-			report_landed(p, landed);
+			report_landed(p, landed, claims);
 		} else if (WARP < MOVERS) {
 			struct ring r = ring_of(stages, MOVERS, (uint32_t)p.piece, p.stages);
 
-			for (int from = 0; from < sources; from += 32) {
-				if (from > 0) {
-					ring_reset(r);
-				}
-				send_bulk(p, order_of(p, channel, from), r, reports ? landed : NULL);
-			}
-			if (LANE == 0) {
-				landed_put(landed, INT32_MAX);
-			}
+			send_bulk(p, claims, r, landed);
 			landed_finish(landed);
 		}
 		return;
 	}
 #endif
-	if (WARP < MOVERS) {
-		for (int from = 0; from < sources; from += 32) {
-			send_plain(p, channel, order_of(p, channel, from), reports);
+	for (bool more = WARP < MOVERS; more;) {
+		uint32_t channel = claim(&p.c.state->claimed_channels);
+
+		more = false; /* channels behind one without rows have none */
+		if (channel >= (uint32_t)channels_of(p)) {
+			break;
 		}
-		__syncwarp();
-		report_rounds(p, channel, INT32_MAX, 0, false);
+		for (int from = 0; from < sources_of(p); from += 32) {
+			more = send_plain(p, order_of(p, (int)channel, from)) || more;
+		}
+		report_channel(p, (int)channel, false);
 	}
 }
 

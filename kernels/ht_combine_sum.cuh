@@ -13,16 +13,23 @@
 
 #include "ht_common.cuh"
 
-#define WATCHER	  0
-/* Movers of a block report together, so a word of the table is for all of them. */
-#define TABLE_ROW (MOEEP_DEV_CHANNELS / MOVERS)
-#define COMPLETE  INT32_MAX
+#define WATCHER 0
+/* Channels at which a lane of the watcher looks at once, for each rank, from the first that is missing. */
+#define LOOKS	4
 
-/* What the watcher tells: rounds of rows that are there, for each block of each rank. */
+/* What the watcher tells. */
 struct table {
-	int32_t *rounds; /* [R][TABLE_ROW] */
+	uint8_t *here;	/* [R][MOEEP_DEV_CHANNELS] */
+	int32_t *first; /* [R] the first channel that is missing; the watcher's own */
 	int32_t *failed;
 };
+
+/* Bytes of the table in shared memory: as moeep_cuda_combine() asks for. */
+DEV struct table table_of(char *shared, int num_ranks, int32_t *failed)
+{
+	return table{(uint8_t *)shared + (size_t)num_ranks * sizeof(int32_t), (int32_t *)shared,
+		     failed};
+}
 
 /* Do rows of a rank come while sums are made? Else they are where they are from the beginning. */
 DEV bool is_watched(const struct moeep_ht_combine_params &p, int rank)
@@ -37,41 +44,70 @@ struct missing {
 	uint64_t seen;
 };
 
-/* How many rounds of a block's rows are there; acquired if that is more than before. */
-DEV int look_at_block(const struct moeep_ht_combine_params &p, int rank, int block, int before,
-		      struct missing *missing)
+/*
+ * A lane looks at channels of a rank; acquires what has come. True if one was missing and is there, or has
+ * no rows.
+ */
+DEV bool look_at_channels(const struct moeep_ht_combine_params &p, const struct table &table, int rank,
+			  int first, struct missing *missing)
 {
 	const struct moeep_dev_context &c = p.c;
+	const uint64_t *words = progress_at(c, c.rank, rank, 0);
+	volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS;
+	uint64_t zero = flag_word(p.plan->epoch, 0);
 	int channels = p.plan->channels[rank];
 	int count = p.route->send_count[rank];
-	const uint64_t *words = progress_at(c, c.rank, rank, block * MOVERS);
-	uint64_t zero = flag_word(p.plan->epoch, 0);
-	uint64_t seen[MOVERS];
-	int rounds = COMPLETE;
+	uint64_t seen[LOOKS];
+	bool news = false;
 
 #pragma unroll
-	for (int m = 0; m < MOVERS; m++) {
-		seen[m] = load_relaxed(words + m);
+	for (int i = 0; i < LOOKS; i++) {
+		int channel = first + 32 * i + LANE;
+
+		seen[i] = channel < channels ? load_relaxed(words + channel) : 0;
 	}
 #pragma unroll
-	for (int m = 0; m < MOVERS; m++) {
-		int rows = (int)span_of(count, channels, block * MOVERS + m).count;
+	for (int i = 0; i < LOOKS; i++) {
+		int channel = first + 32 * i + LANE;
+		uint64_t rows = channel < channels
+					? (uint64_t)span_of(count, channels, channel).count
+					: 0;
 
-		if (rows > 0 && !flag_reached(seen[m], zero + (uint64_t)rows)) {
-			int here = flag_reached(seen[m], zero) ? (int)(seen[m] - zero) : 0;
-
-			rounds = here < rounds ? here : rounds;
-			*missing = {rank, zero + (uint64_t)rows, seen[m]};
+		if (channel >= channels || here[channel]) {
+			continue;
 		}
-	}
-	if (rounds > before) {
+		if (rows > 0 && !flag_reached(seen[i], zero + rows)) {
+			*missing = {rank, zero + rows, seen[i]};
+			continue;
+		}
 		/* Pairs with the reports in ht_combine_send.cuh. */
-#pragma unroll
-		for (int m = 0; m < MOVERS; m++) {
-			(void)load_acquire(words + m);
-		}
+		(void)load_acquire(words + channel);
+		/* Pairs with the fence in wait_row(). */
+		__threadfence_block();
+		here[channel] = 1;
+		news = true;
 	}
-	return rounds;
+	return news;
+}
+
+/* Past the channels that are there. False: all are. */
+DEV bool pass_channels(const struct moeep_ht_combine_params &p, const struct table &table, int rank,
+		       int *first)
+{
+	const volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS;
+	int channels = p.plan->channels[rank];
+
+	while (*first < channels) {
+		int channel = *first + LANE;
+		unsigned gap = __ballot_sync(FULL, channel < channels && !here[channel]);
+
+		if (gap) {
+			*first += __ffs((int)gap) - 1;
+			return true;
+		}
+		*first += 32;
+	}
+	return false;
 }
 
 /* By the watcher, until all rows are there. False: the comm has failed. */
@@ -85,27 +121,23 @@ DEV bool watch_rows(const struct moeep_ht_combine_params &p, const struct table 
 	for (;;) {
 		struct missing missing = {-1, 0, 0};
 		bool news = false;
+		bool all = true;
 
 		for (int rank = 0; rank < c.num_ranks; rank++) {
-			int blocks = is_watched(p, rank) ? p.plan->channels[rank] / MOVERS : 0;
+			int first = table.first[rank];
 
-			for (int block = LANE; block < blocks; block += 32) {
-				volatile int32_t *word = table.rounds + rank * TABLE_ROW + block;
-				int before = *word;
-				int rounds = before;
-
-				if (before != COMPLETE) {
-					rounds = look_at_block(p, rank, block, before, &missing);
-				}
-				if (rounds > before) {
-					/* Pairs with the fence in wait_row(). */
-					__threadfence_block();
-					*word = rounds;
-					news = true;
-				}
+			if (!is_watched(p, rank)) {
+				continue;
 			}
+			news = look_at_channels(p, table, rank, first, &missing) || news;
+			__syncwarp();
+			all = !pass_channels(p, table, rank, &first) && all;
+			if (LANE == 0) {
+				table.first[rank] = first;
+			}
+			__syncwarp();
 		}
-		if (__all_sync(FULL, missing.rank < 0)) {
+		if (all) {
 			return true;
 		}
 		if (__any_sync(FULL, news)) {
@@ -149,9 +181,9 @@ DEV bool wait_row(const struct table &table, int rank, int position, const struc
 {
 	int index = position - g.base;
 	int channel = index / g.each;
-	const volatile int32_t *rounds = table.rounds + rank * TABLE_ROW + channel / MOVERS;
+	const volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS + channel;
 
-	while (*rounds <= index - channel * g.each) {
+	while (*here == 0) {
 		if (*(const volatile int32_t *)table.failed) {
 			return false;
 		}
@@ -202,91 +234,65 @@ DEV bool find_terms_of(const struct moeep_ht_combine_params &p, const struct tab
 	return true;
 }
 
-DEV void sum_token(const struct moeep_ht_combine_params &p, int64_t token, const struct terms &t)
+/*
+ * What a warp sums at a time: part of a token's row, so that the last of them are done soon. Whoever is free
+ * claims the next, since a link does not serve all SMs alike. When tokens were dealt out, the slowest
+ * block took 1.7 times as long as most.
+ */
+struct unit {
+	int64_t token; /* num_tokens: there is none */
+	int64_t first; /* elements */
+	int64_t last;
+};
+
+DEV struct unit claim_unit(const struct moeep_ht_combine_params &p)
 {
-	char *out = p.out + (uint64_t)token * p.row_bytes;
+	uint32_t n = claim(&p.c.state->claimed_units);
+	uint32_t token = n / (uint32_t)p.parts;
+	struct unit u = {token < p.num_tokens ? (int64_t)token : p.num_tokens, 0, 0};
+
+	u.first = (int64_t)(n - token * (uint32_t)p.parts) * p.part;
+	u.last = u.first + p.part < p.c.hidden ? u.first + p.part : p.c.hidden;
+	return u;
+}
+
+DEV void sum_unit(const struct moeep_ht_combine_params &p, const struct unit &u,
+		  const struct terms &t)
+{
+	char *out = p.out + (uint64_t)u.token * p.row_bytes;
 	bool two = t.count == 2 && !p.bias && p.staged_dtype == p.dtype;
 	const char *a = warp_pointer(t.row[0], 0);
 	const char *b = warp_pointer(t.row[0], 1);
 
 	if (two && p.dtype == MOEEP_BF16) {
-		warp_sum_two<MOEEP_BF16>(a, b, out, (int)p.c.hidden);
+		warp_sum_two<MOEEP_BF16>(a, b, out, (int)u.first, (int)u.last);
 	} else if (two && p.dtype == MOEEP_FP16) {
-		warp_sum_two<MOEEP_FP16>(a, b, out, (int)p.c.hidden);
+		warp_sum_two<MOEEP_FP16>(a, b, out, (int)u.first, (int)u.last);
 	} else {
-		const char *bias = p.bias ? p.bias + (uint64_t)token * p.row_bytes : NULL;
+		const char *bias = p.bias ? p.bias + (uint64_t)u.token * p.row_bytes : NULL;
 
-		sum_any(t, {p.staged_dtype, p.dtype, false, bias, out, 0, p.c.hidden});
+		sum_any(t, {p.staged_dtype, p.dtype, false, bias, out, u.first, u.last});
 	}
-}
-
-/*
- * The order in which tokens are summed: channels of the senders take turns, as their rows come in
- * at the same pace; of rows that are there one after another. Number n of it, or a number past the last
- * token.
- */
-struct turns {
-	int channels;
-	int64_t each; /* tokens of a channel */
-	int64_t count;
-};
-
-DEV struct turns turns_of(const struct moeep_ht_combine_params &p)
-{
-	int next = p.c.rank + 1 < p.c.num_ranks ? p.c.rank + 1 : 0;
-	struct turns t = {is_watched(p, next) ? p.plan->channels[next] : 1, 1, 0};
-
-	t.each = per_channel(p.num_tokens, t.channels);
-	t.count = t.each * t.channels;
-	return t;
-}
-
-DEV int64_t token_in_turn(const struct moeep_ht_combine_params &p, const struct turns &t, int64_t n)
-{
-	uint32_t turn = (uint32_t)n / (uint32_t)t.channels;
-
-	return n < t.count ? (int64_t)((uint32_t)n - turn * (uint32_t)t.channels) * t.each + turn
-			   : p.num_tokens;
-}
-
-/*
- * A warp's next token: whoever is free takes it, since a link does not serve all SMs alike. When tokens were
- * dealt out, the slowest block took 1.7 times as long as most. Past the last: num_tokens.
- */
-DEV int64_t claim_token(const struct moeep_ht_combine_params &p, const struct turns &turns)
-{
-	int64_t token = p.num_tokens;
-	uint32_t n = 0;
-
-	do {
-		if (LANE == 0) {
-			n = atomicAdd(&p.c.state->claimed, 1u);
-		}
-		n = __shfl_sync(FULL, n, 0);
-		token = token_in_turn(p, turns, n);
-	} while (token >= p.num_tokens && n < turns.count);
-	return token;
 }
 
 /* By each warp of those that sum. False: the comm has failed. */
 DEV bool sum_tokens(const struct moeep_ht_combine_params &p, const struct table &table)
 {
-	struct turns turns = turns_of(p);
 	struct giver giver = giver_of(p, LANE);
-	int64_t token = claim_token(p, turns);
-	int position = position_of(p, token, LANE);
+	struct unit unit = claim_unit(p);
+	int position = position_of(p, unit.token, LANE);
 
-	while (token < p.num_tokens) {
+	while (unit.token < p.num_tokens) {
 		struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
-		/* On its way while this token is summed. */
-		int64_t next = claim_token(p, turns);
-		int next_position = position_of(p, next, LANE);
+		/* On its way while this one is summed. */
+		struct unit next = claim_unit(p);
+		int next_position = position_of(p, next.token, LANE);
 
-		if (!find_terms_of(p, table, token, giver, position, &t)) {
+		if (!find_terms_of(p, table, unit.token, giver, position, &t)) {
 			return false;
 		}
-		sum_token(p, token, t);
-		token = next;
+		sum_unit(p, unit, t);
+		unit = next;
 		position = next_position;
 	}
 	return true;
@@ -327,16 +333,19 @@ DEV bool take_values(const struct moeep_ht_combine_params &p)
 DEV bool sum_rows(const struct moeep_ht_combine_params &p, char *shared)
 {
 	__shared__ int32_t failed;
-	struct table table = {(int32_t *)shared, &failed};
+	struct table table = table_of(shared, p.c.num_ranks, &failed);
 	bool watched = false;
 	bool ok = true;
 
 	for (int rank = 0; rank < p.c.num_ranks; rank++) {
 		watched = watched || is_watched(p, rank);
 	}
-	for (int i = (int)threadIdx.x; watched && i < p.c.num_ranks * TABLE_ROW;
+	for (int i = (int)threadIdx.x; watched && i < p.c.num_ranks * MOEEP_DEV_CHANNELS;
 	     i += (int)blockDim.x) {
-		table.rounds[i] = 0;
+		table.here[i] = 0;
+	}
+	for (int i = (int)threadIdx.x; watched && i < p.c.num_ranks; i += (int)blockDim.x) {
+		table.first[i] = 0;
 	}
 	if (threadIdx.x == 0) {
 		failed = 0;

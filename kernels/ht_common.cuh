@@ -315,6 +315,40 @@ DEV int landed_get(const struct landed *l, int mover, int lane)
 	return ((const volatile struct landed *)l)->count[mover][lane];
 }
 
+/*
+ * The channels of each mover of a block, in the order in which it sends them. A mover that is free claims the
+ * next one, as a link does not serve all SMs, nor the warps of one, alike: when each had its own, the
+ * slowest took twice as long as most, and sums in the order of tokens waited for it.
+ */
+struct claims {
+	uint16_t channel[MOVERS][MOEEP_DEV_CHANNELS];
+};
+
+/* By a warp: a number that no other gets. */
+DEV uint32_t claim(uint32_t *next)
+{
+	uint32_t number = 0;
+
+	if (LANE == 0) {
+		number = atomicAdd(next, 1u);
+	}
+	return __shfl_sync(FULL, number, 0);
+}
+
+/* By a mover: what it sends as its n-th. The reporter reads it behind landed_put(). */
+DEV void claims_put(struct claims *claims, int n, uint32_t channel)
+{
+	if (LANE == 0) {
+		((volatile struct claims *)claims)->channel[WARP][n] = (uint16_t)channel;
+	}
+	__syncwarp();
+}
+
+DEV int claims_get(const struct claims *claims, int mover, int n)
+{
+	return ((const volatile struct claims *)claims)->channel[mover][n];
+}
+
 /* A warp copies a row, or a piece of one, by loads and stores. */
 DEV void warp_copy(char *to, const char *from, int64_t bytes)
 {

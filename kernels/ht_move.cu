@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		return;
 	}
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && threadIdx.x == 0) {
-		c.state->claimed = 0; /* for the next operation */
+		c.state->claimed_channels = 0; /* for the next operation */
 		if (p.last) {
 			finish_result(c, p.plan->result.code, p.plan->result.detail,
 				      p.plan->result.a, p.plan->result.b, p.plan->result.c);

@@ -28,45 +28,31 @@ DEV struct channel channel_of(const struct moeep_ht_move_params &p, int number)
 	return channel{number, s.first, s.first + s.count};
 }
 
-/*
- * The channels of each mover of a block, in the order in which it sends them. A mover that is free claims the
- * next one, as a link does not serve all SMs, nor the warps of one, alike: when each had its own, the
- * slowest took twice as long as most.
- */
-struct claims {
-	uint16_t channel[MOVERS][MOEEP_DEV_CHANNELS];
-};
-
 /* By a mover: its channel number `count`, in *ch. False: there is none left. */
 DEV bool claim_channel(const struct moeep_ht_move_params &p, struct claims *claims, int count,
 		       struct channel *ch)
 {
-	uint32_t number = 0;
+	uint32_t number;
 
-	if (p.shares == 1) {
+	if (p.shares > 1) {
+		number = claim(&p.c.state->claimed_channels);
+	} else {
 		/* It is this mover's own. */
 		number = count == 0 ? (uint32_t)(part_of(p.senders).index * MOVERS + WARP)
 				    : UINT32_MAX;
-	} else if (LANE == 0) {
-		number = atomicAdd(&p.c.state->claimed, 1u);
 	}
-	number = __shfl_sync(FULL, number, 0);
 	if (number >= (uint32_t)channels_of(p)) {
 		return false;
 	}
 	*ch = channel_of(p, (int)number);
-	if (LANE == 0) {
-		/* The reporter reads it behind landed_put(). */
-		((volatile struct claims *)claims)->channel[WARP][count] = (uint16_t)number;
-	}
-	__syncwarp();
+	claims_put(claims, count, number);
 	return ch->first < ch->last;
 }
 
 DEV struct channel claimed_channel(const struct moeep_ht_move_params &p,
 				   const struct claims *claims, int mover, int n)
 {
-	return channel_of(p, ((const volatile struct claims *)claims)->channel[mover][n]);
+	return channel_of(p, claims_get(claims, mover, n));
 }
 
 /* What a lane knows of the rank it sends to. */

@@ -316,18 +316,18 @@ template <int UNROLL> DEV void warp_sum(const struct terms &t, const struct sum 
  */
 #define ROUNDS 7
 template <int DTYPE>
-DEV void warp_sum_two(const char *first, const char *second, char *out, int elements)
+DEV void warp_sum_two(const char *a_row, const char *b_row, char *out, int first, int last)
 {
 #pragma unroll 1
-	for (int base = LANE * 8; base < elements; base += 256 * ROUNDS) {
+	for (int base = first + LANE * 8; base < last; base += 256 * ROUNDS) {
 		uint4 a[ROUNDS];
 		uint4 b[ROUNDS];
 
 #pragma unroll
 		for (int i = 0; i < ROUNDS; i++) {
-			if (base + i * 256 < elements) {
-				a[i] = load_once16(first + (base + i * 256) * 2);
-				b[i] = load_once16(second + (base + i * 256) * 2);
+			if (base + i * 256 < last) {
+				a[i] = load_once16(a_row + (base + i * 256) * 2);
+				b[i] = load_once16(b_row + (base + i * 256) * 2);
 			}
 		}
 #pragma unroll
@@ -335,11 +335,11 @@ DEV void warp_sum_two(const char *first, const char *second, char *out, int elem
 			float total[8];
 			float values[8];
 
-			if (base + i * 256 < elements) {
+			if (base + i * 256 < last) {
 				floats_of({{a[i]}}, DTYPE, total);
 				floats_of({{b[i]}}, DTYPE, values);
 				add_values(total, values);
-				store_floats(out, DTYPE, base + i * 256, elements, total);
+				store_floats(out, DTYPE, base + i * 256, last, total);
 			}
 		}
 	}

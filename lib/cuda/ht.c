@@ -33,6 +33,14 @@ struct moeep_cuda_pieces moeep_cuda_cut_rows(const struct moeep_cuda *cuda,
 	return p;
 }
 
+int moeep_cuda_shares(int senders, int most)
+{
+	int room = MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS / (senders > 0 ? senders : 1);
+	int shares = room < most ? room : most;
+
+	return shares < 1 ? 1 : shares;
+}
+
 size_t moeep_cuda_route_shared(const struct moeep_geometry *g)
 {
 	int experts = g->config.num_experts;

@@ -16,6 +16,9 @@ struct moeep_cuda_pieces {
 struct moeep_cuda_pieces moeep_cuda_cut_rows(const struct moeep_cuda *cuda,
 					     enum moeep_cuda_kernel_id id, uint64_t row_bytes);
 
+/* Channels for each mover of so many blocks that send: as many as there is room for, to `most`. */
+int moeep_cuda_shares(int senders, int most);
+
 /* Shared memory of a block of the routing kernel. */
 size_t moeep_cuda_route_shared(const struct moeep_geometry *g);
 

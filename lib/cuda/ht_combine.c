@@ -7,8 +7,13 @@
 
 /* Measured, see docs/performance-gpu.md. */
 #define COMBINE_BLOCKS 32
-/* Of these, blocks that send by the copy engine; the others sum. */
-#define COMBINE_SENDERS 12
+/* Of so many, blocks that send by the copy engine, but no more than fill a link; the others sum. */
+#define COMBINE_SENDERS 10
+#define MOST_SENDERS	12
+#define MOST_SHARES	12
+/* Rows of more elements are summed in two parts; a part is so many, or a multiple. */
+#define LONG_ROW  4096
+#define PART_UNIT 256
 
 static int check_combine(const struct moeep_handle *handle, const moeep_combine_args_t *args)
 {
@@ -42,6 +47,9 @@ struct combine {
 	int64_t rows; /* from there to the end of the symmetric memory */
 	int blocks;
 	int senders; /* the other blocks sum */
+	int shares;  /* channels for each mover of these */
+	int parts;   /* of a row that is summed */
+	int part;    /* elements */
 	struct moeep_cuda_pieces pieces;
 };
 
@@ -60,6 +68,8 @@ static struct combine combine_of(struct moeep_buffer *buffer, const struct moeep
 	}
 	k.row_bytes = hidden * moeep_dtype_size(args->dtype);
 	k.staged_bytes = hidden * moeep_dtype_size(k.staged);
+	k.parts = hidden > LONG_ROW ? 2 : 1;
+	k.part = (int)moeep_align((hidden + (uint64_t)k.parts - 1) / (uint64_t)k.parts, PART_UNIT);
 	k.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, k.row_bytes);
 	return k;
 }
@@ -70,7 +80,7 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k, size_t 
 	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE, MOEEP_CUDA_HT_COMBINE};
 	struct moeep_comm *comm = call->buffer->comm;
 	/* Of the ranks' progress, in blocks that sum. */
-	size_t table = 4 * (size_t)comm->num_ranks * (MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS);
+	size_t table = (size_t)comm->num_ranks * (4 + MOEEP_DEV_CHANNELS);
 	int rc;
 
 	if (!k->expert_major) {
@@ -87,11 +97,13 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k, size_t 
 	rc = moeep_cuda_blocks(call, ids, shared, 2, COMBINE_BLOCKS, 2, &k->blocks);
 	if (!k->in_place && comm->cuda->context->bulk && !k->expert_major) {
 		k->senders = (k->blocks * COMBINE_SENDERS + COMBINE_BLOCKS - 1) / COMBINE_BLOCKS;
+		k->senders = k->senders < MOST_SENDERS ? k->senders : MOST_SENDERS;
 	} else if (!k->in_place) {
 		k->senders = (k->blocks + 1) / 2; /* by loads and stores */
 	} else if (k->args->topk_weights) {
 		k->senders = (k->blocks + 7) / 8; /* of values only */
 	}
+	k->shares = moeep_cuda_shares(k->senders, MOST_SHARES);
 	return rc;
 }
 
@@ -109,7 +121,8 @@ static int launch_combine_route(struct moeep_cuda_call *call, const struct combi
 				.row_layout = call->handle->row_layout,
 				.given = (args->topk_weights ? MOEEP_GIVEN_WEIGHTS : 0) |
 					 (args->x ? MOEEP_GIVEN_X : 0),
-				.channels = (k->senders ? k->senders : 1) * MOEEP_DEV_MOVERS,
+				.channels = (k->senders ? k->senders : 1) * MOEEP_DEV_MOVERS *
+					    k->shares,
 				.wants_rows = args->out != NULL,
 				.capacity = k->rows,
 				.place = k->place,
@@ -142,6 +155,9 @@ static int launch_combine(struct moeep_cuda_call *call, const struct combine *k,
 		.dtype = args->dtype,
 		.staged_dtype = k->staged,
 		.senders = k->senders,
+		.shares = k->shares,
+		.parts = k->parts,
+		.part = k->part,
 		.stages = k->pieces.stages,
 		.bulk = call->buffer->comm->cuda->context->bulk,
 		.expert_major = k->expert_major,

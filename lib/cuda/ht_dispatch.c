@@ -217,10 +217,7 @@ static int launch_expand(struct moeep_cuda_call *call, const struct dispatch *d)
  */
 static int shares_of(int num_ranks, int senders)
 {
-	int most = MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS / (senders > 0 ? senders : 1);
-	int shares = most < MOST_SHARES ? most : MOST_SHARES;
-
-	return num_ranks > 32 || shares < 1 ? 1 : shares;
+	return num_ranks > 32 ? 1 : moeep_cuda_shares(senders, MOST_SHARES);
 }
 
 int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
