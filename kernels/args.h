@@ -23,7 +23,6 @@
 /* Most channels of a rank. */
 #define MOEEP_DEV_CHANNELS 576
 /* Threads of the blocks of each family of kernels. */
-#define MOEEP_DEV_ROUTE_THREADS 512
 #define MOEEP_DEV_MOVE_THREADS	384
 #define MOEEP_DEV_COMBINE_THREADS 384
 #define MOEEP_DEV_SUM_THREADS	512
@@ -98,6 +97,7 @@ enum moeep_dev_ticket {
 	MOEEP_DEV_TICKET_CSEND,
 	MOEEP_DEV_TICKET_CRECV,
 	MOEEP_DEV_TICKET_ROUTE,
+	MOEEP_DEV_TICKET_PLANNED,
 	MOEEP_DEV_TICKET_RECORDS,
 	MOEEP_DEV_TICKET_MOVED,
 	MOEEP_DEV_TICKETS
@@ -106,6 +106,7 @@ enum moeep_dev_ticket {
 /* Counters of a buffer, in device memory: epochs that are complete, tickets of blocks. */
 struct moeep_dev_state {
 	uint64_t ht_epoch;
+	uint64_t planned; /* epoch of the last plan that the blocks may read */
 	uint64_t ll_epoch;
 	uint64_t ll_recv;
 	uint64_t ll_cepoch;
@@ -116,7 +117,7 @@ struct moeep_dev_state {
 	uint32_t bad_claim;		    /* of what follows, likewise */
 	struct moeep_dev_result bad; /* what is wrong with the caller's data */
 };
-MOEEP_ARGS_ASSERT(struct moeep_dev_state, 112);
+MOEEP_ARGS_ASSERT(struct moeep_dev_state, 128);
 
 /* Offsets in a window, the same on all ranks. Flags are 64-bit words, an array of [R] by writer. */
 struct moeep_dev_window {
@@ -282,8 +283,8 @@ MOEEP_ARGS_ASSERT(struct moeep_dev_entry, 112);
 #define MOEEP_DEV_ENTRY_COUNTS	 (MOEEP_DEV_ENTRY_CHANNELS + 4 * (MOEEP_DEV_CHANNELS + 4))
 
 /*
- * The plan of the HT operation that is under way, in device memory of the buffer: written by
- * moeep_ht_route, read by the kernels after it. Arrays [R] follow.
+ * The plan of the HT operation that is under way, in device memory of the buffer: written by block 0,
+ * read by the others, and by the kernel after it. Arrays [R] follow.
  */
 struct moeep_dev_plan {
 	uint64_t epoch;
@@ -305,7 +306,7 @@ struct moeep_dev_plan {
 	int32_t *channels; /* [R] of each source; 0: its rows are read where they are */
 };
 
-/* Words that blocks of moeep_ht_route hand to each other. */
+/* Words that blocks hand to each other when an HT operation begins. */
 struct moeep_dev_scratch {
 	int32_t *block_total;	 /* [blocks][R] */
 	int32_t *channel_prefix; /* [channels][R] within its block */
@@ -313,10 +314,8 @@ struct moeep_dev_scratch {
 	int32_t *hist;		 /* [blocks][L] if L > MOEEP_DEV_HIST, else NULL */
 };
 
-struct moeep_ht_route_params {
-	struct moeep_dev_context c;
-	struct moeep_dev_route *route;
-	struct moeep_dev_plan *plan;
+/* How an HT operation begins, the part of its parameters. */
+struct moeep_ht_route_args {
 	struct moeep_dev_scratch scratch;
 	const struct moeep_dev_region *regions;
 	char *const *region_base; /* [slots][R] */
@@ -325,20 +324,21 @@ struct moeep_ht_route_params {
 	int32_t topk_dtype;
 	const void *topk_idx;
 	const float *topk_weights;
-	int32_t last; /* the operation has no further kernel */
-	int32_t weighted; /* combine: the dispatch must have had weights */
 	char *own; /* flat: where this rank's own rows go, or in a combine are */
-	uint64_t row_bytes;
+	uint64_t row_bytes; /* of rows that travel */
 	int64_t *num_recv;
 	int32_t *recv_per_expert;
 	int32_t *recv_per_expert_padded;
 	int32_t *recv_expert_offsets;
+	int32_t weighted; /* combine: the dispatch must have had weights */
+	int32_t reserved;
 };
 
-struct moeep_ht_move_params {
+struct moeep_ht_dispatch_params {
 	struct moeep_dev_context c;
 	struct moeep_dev_route *route;
 	struct moeep_dev_plan *plan;
+	struct moeep_ht_route_args begin;
 	const char *x;
 	uint64_t row_bytes;
 	uint64_t piece; /* bytes of a row that are moved at once */
@@ -348,8 +348,7 @@ struct moeep_ht_move_params {
 	int32_t stages;	 /* pieces in flight of a warp */
 	int32_t bulk;	 /* by the copy engine */
 	int32_t expert_major;
-	int32_t last;
-	int32_t topk_dtype;
+	int32_t last; /* the operation has no further kernel */
 	uint32_t call_flags; /* of the call, also those that ranks need not agree on */
 	int64_t capacity;
 	char *recv_x;
@@ -383,6 +382,7 @@ struct moeep_ht_combine_params {
 	struct moeep_dev_context c;
 	struct moeep_dev_route *route;
 	struct moeep_dev_plan *plan;
+	struct moeep_ht_route_args begin;
 	const char *x;
 	const float *topk_weights;
 	char *out;

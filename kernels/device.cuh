@@ -147,6 +147,23 @@ DEV bool block_wait_all(const struct moeep_dev_context &c, uint64_t array, uint6
 }
 
 /*
+ * Wait, in this thread, for a word that another block of this GPU writes. That block's own waits are bounded,
+ * so this one is. False: the comm has failed.
+ */
+DEV bool wait_device(const struct moeep_dev_context &c, const uint64_t *word, uint64_t expected)
+{
+	uint32_t polls = 0;
+
+	while (load_relaxed(word) != expected) {
+		if (++polls % POLLS_PER_CHECK == 0 && comm_dead(c) != 0) {
+			return false;
+		}
+	}
+	/* Pairs with store_release_device() of the word's writer. */
+	return load_acquire(word) == expected;
+}
+
+/*
  * One thread takes a ticket; true for the last of `total`. Release and acquire between the blocks of this
  * GPU: what they wrote elsewhere is covered by the store_release() that follows, as order passes on.
  */

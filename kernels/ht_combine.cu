@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kernels/ht_combine.cu - rows of an HT combine on their way, and their sums.
+ * kernels/ht_combine.cu - an HT combine: rows on their way, and their sums.
  *
  * A rank whose rows are in symmetric memory sends nothing: the ranks whose tokens they are of read them
  * there. Otherwise its blocks that send push them to those ranks' windows. The other blocks sum this
@@ -8,6 +8,7 @@
  */
 #include "ht_combine_send.cuh"
 #include "ht_combine_sum.cuh"
+#include "ht_plan.cuh"
 
 /* By the last block: the others need not wait for this rank; does this rank have to wait for them? */
 DEV bool end_reading(const struct moeep_ht_combine_params &p)
@@ -26,28 +27,15 @@ DEV bool end_reading(const struct moeep_ht_combine_params &p)
 	       block_wait_all(c, c.window.ht_read_flag, word, MOEEP_DEV_READ, NULL);
 }
 
-/* shared: the movers' stages and their barriers, or the table of a block that sums. */
-extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
-	moeep_kernel_ht_combine(const __grid_constant__ struct moeep_ht_combine_params p)
+/* By all blocks when the plan is made; shared: the movers' stages and their barriers, or the table of a block that sums. */
+DEV bool combine_rows(const struct moeep_ht_combine_params &p, char *shared)
 {
-	DYNAMIC_SHARED(char, shared, 128);
 	__shared__ struct landed landed;
 	__shared__ struct claims claims;
-	const struct moeep_dev_context &c = p.c;
 	bool ok = true;
 
-	if (!kernel_begin(c)) {
-		return;
-	}
-	if (!p.plan->move) {
-		if (blockIdx.x == 0 && threadIdx.x == 0) {
-			finish_result(c, p.plan->result.code, p.plan->result.detail,
-				      p.plan->result.a, p.plan->result.b, p.plan->result.c);
-		}
-		return;
-	}
 	if (p.senders == 0 && blockIdx.x == 0 && threadIdx.x == 0) {
-		publish_records(c, p.plan->epoch);
+		publish_records(p.c, p.plan->epoch);
 	}
 	landed_init(&landed);
 	if (!part_of(p.senders).sends) {
@@ -56,6 +44,24 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 		send_records(p);
 	} else if (!p.in_place) {
 		send_rows(p, shared, &landed, &claims);
+	}
+	return ok;
+}
+
+/* shared: of the routing, then of the rows. */
+extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
+	moeep_kernel_ht_combine(const __grid_constant__ struct moeep_ht_combine_params p)
+{
+	DYNAMIC_SHARED(char, shared, 128);
+	const struct moeep_dev_context &c = p.c;
+	bool ok;
+
+	if (!kernel_begin(c)) {
+		return;
+	}
+	ok = route_begin(c, p.route, p.plan, p.begin, (int *)shared);
+	if (ok && p.plan->move) {
+		ok = combine_rows(p, shared);
 	}
 	if (!__syncthreads_and(ok)) {
 		if (threadIdx.x == 0) {
@@ -67,15 +73,13 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 		return;
 	}
 	if (threadIdx.x == 0) {
-		/* For the next operation. */
-		c.state->claimed_channels = 0;
-		c.state->claimed_units = 0;
+		end_operation(c, *p.plan);
 	}
-	ok = end_reading(p);
-	if (threadIdx.x == 0 && ok) {
-		finish_result(c, p.plan->result.code, p.plan->result.detail, p.plan->result.a,
-			      p.plan->result.b, p.plan->result.c);
+	if (p.plan->move && !end_reading(p)) {
+		if (threadIdx.x == 0) {
+			put_dead(c);
+		}
 	} else if (threadIdx.x == 0) {
-		put_dead(c);
+		finish_plan_result(c, *p.plan);
 	}
 }

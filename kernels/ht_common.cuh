@@ -95,6 +95,20 @@ DEV void publish_records(const struct moeep_dev_context &c, uint64_t epoch)
 	}
 }
 
+/* By one thread of the last block: as the next operation finds it. */
+DEV void end_operation(const struct moeep_dev_context &c, const struct moeep_dev_plan &plan)
+{
+	c.state->claimed_channels = 0;
+	c.state->claimed_units = 0;
+	c.state->ht_epoch = plan.epoch;
+}
+
+DEV void finish_plan_result(const struct moeep_dev_context &c, const struct moeep_dev_plan &plan)
+{
+	finish_result(c, plan.result.code, plan.result.detail, plan.result.a, plan.result.b,
+		      plan.result.c);
+}
+
 /* Choices of a token's or record's list that this rank reads as they stand there. */
 DEV int32_t *record_idx(const struct moeep_dev_context &c, int owner, int64_t record, int topk)
 {

@@ -221,7 +221,6 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_SUM_THREADS, 1)
 		}
 	}
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && threadIdx.x == 0) {
-		finish_result(c, p.plan->result.code, p.plan->result.detail, p.plan->result.a,
-			      p.plan->result.b, p.plan->result.c);
+		finish_plan_result(c, *p.plan);
 	}
 }

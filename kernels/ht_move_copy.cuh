@@ -18,7 +18,7 @@ struct arrival {
 	int64_t rows;
 };
 
-DEV struct arrival arrival_of(const struct moeep_ht_move_params &p, int source, int channel)
+DEV struct arrival arrival_of(const struct moeep_ht_dispatch_params &p, int source, int channel)
 {
 	const int32_t *first = entry_channels(entry_at(p.c, p.c.rank, p.plan->epoch, source));
 
@@ -26,7 +26,7 @@ DEV struct arrival arrival_of(const struct moeep_ht_move_params &p, int source, 
 		       (int64_t)first[channel + 1] - first[channel]};
 }
 
-DEV bool wait_rows(const struct moeep_ht_move_params &p, const struct arrival &a, int64_t rows,
+DEV bool wait_rows(const struct moeep_ht_dispatch_params &p, const struct arrival &a, int64_t rows,
 		   uint64_t *seen)
 {
 	uint64_t expected = flag_word(p.plan->epoch, (uint64_t)rows);
@@ -36,7 +36,7 @@ DEV bool wait_rows(const struct moeep_ht_move_params &p, const struct arrival &a
 			 MOEEP_DEV_ROWS, seen);
 }
 
-DEV uint64_t nothing_seen(const struct moeep_ht_move_params &p)
+DEV uint64_t nothing_seen(const struct moeep_ht_dispatch_params &p)
 {
 	return flag_word(epoch_before(p.plan->epoch, 1), 0);
 }
@@ -50,7 +50,7 @@ struct copier {
 };
 
 /* By one thread: from the window to the output. False: the comm has failed. */
-DEV bool copy_bulk(const struct moeep_ht_move_params &p, const struct arrival &a,
+DEV bool copy_bulk(const struct moeep_ht_dispatch_params &p, const struct arrival &a,
 		   const struct ring &r, struct copier *at)
 {
 	const char *rows = window_at(p.c, p.c.rank, p.c.window.rows);
@@ -106,7 +106,7 @@ DEV bool copy_bulk(const struct moeep_ht_move_params &p, const struct arrival &a
 }
 #endif
 
-DEV bool copy_plain(const struct moeep_ht_move_params &p, const struct arrival &a)
+DEV bool copy_plain(const struct moeep_ht_dispatch_params &p, const struct arrival &a)
 {
 	const char *rows = window_at(p.c, p.c.rank, p.c.window.rows);
 	uint64_t seen = nothing_seen(p);
@@ -129,7 +129,7 @@ DEV bool copy_plain(const struct moeep_ht_move_params &p, const struct arrival &
 }
 
 /* A warp copies every `step`-th channel of the others, from `index` on. */
-DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step,
+DEV bool copy_channels(const struct moeep_ht_dispatch_params &p, int index, int step,
 		       const struct ring &r)
 {
 	bool ok = true;
@@ -167,7 +167,7 @@ DEV bool copy_channels(const struct moeep_ht_move_params &p, int index, int step
 }
 
 /* Rows that are stored in place, or expanded later: they have all come when this is true. */
-DEV bool wait_all_rows(const struct moeep_ht_move_params &p)
+DEV bool wait_all_rows(const struct moeep_ht_dispatch_params &p)
 {
 	int64_t thread = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 	int64_t threads = (int64_t)gridDim.x * blockDim.x;

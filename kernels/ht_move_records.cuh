@@ -22,7 +22,7 @@ DEV bool wide_scales(const struct moeep_dev_scales &scales)
  * Threads first, first + step, ... of many send what goes with the rows of tokens [begin, end): choices
  * and weights, the token's number, scales.
  */
-DEV void send_records(const struct moeep_ht_move_params &p, int64_t begin, int64_t end, int thread,
+DEV void send_records(const struct moeep_ht_dispatch_params &p, int64_t begin, int64_t end, int thread,
 		      int step)
 {
 	const struct moeep_dev_context &c = p.c;
@@ -85,7 +85,7 @@ DEV void send_records(const struct moeep_ht_move_params &p, int64_t begin, int64
 }
 
 /* The same threads write the index outputs of records [begin, end), which have come from `source`. */
-DEV void write_records(const struct moeep_ht_move_params &p, int source, int64_t begin, int64_t end,
+DEV void write_records(const struct moeep_ht_dispatch_params &p, int source, int64_t begin, int64_t end,
 		       int64_t thread, int64_t step)
 {
 	const struct moeep_dev_context &c = p.c;
@@ -100,7 +100,7 @@ DEV void write_records(const struct moeep_ht_move_params &p, int source, int64_t
 		for (int64_t i = begin * topk + thread; i < end * topk; i += step) {
 			int e = local_expert(c, idx[i]);
 
-			if (p.recv_topk_idx && p.topk_dtype == MOEEP_INT32) {
+			if (p.recv_topk_idx && p.begin.topk_dtype == MOEEP_INT32) {
 				((int32_t *)p.recv_topk_idx)[i] = e;
 			} else if (p.recv_topk_idx) {
 				((int64_t *)p.recv_topk_idx)[i] = e;
@@ -146,12 +146,12 @@ DEV void write_records(const struct moeep_ht_move_params &p, int source, int64_t
 }
 
 /* Index outputs behind the last row. */
-DEV void fill_tail(const struct moeep_ht_move_params &p, int64_t thread, int64_t step)
+DEV void fill_tail(const struct moeep_ht_dispatch_params &p, int64_t thread, int64_t step)
 {
 	int topk = p.plan->topk;
 
 	for (int64_t i = p.route->num_rows * topk + thread; i < p.capacity * topk; i += step) {
-		if (p.recv_topk_idx && p.topk_dtype == MOEEP_INT32) {
+		if (p.recv_topk_idx && p.begin.topk_dtype == MOEEP_INT32) {
 			((int32_t *)p.recv_topk_idx)[i] = -1;
 		} else if (p.recv_topk_idx) {
 			((int64_t *)p.recv_topk_idx)[i] = -1;
@@ -171,7 +171,7 @@ DEV void fill_tail(const struct moeep_ht_move_params &p, int64_t thread, int64_t
 }
 
 /* The part of the warps that do not move rows. */
-DEV bool records(const struct moeep_ht_move_params &p)
+DEV bool records(const struct moeep_ht_dispatch_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
 	struct part part = part_of(p.senders);

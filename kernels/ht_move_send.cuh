@@ -16,12 +16,12 @@ struct channel {
 	int64_t last;
 };
 
-DEV int channels_of(const struct moeep_ht_move_params &p)
+DEV int channels_of(const struct moeep_ht_dispatch_params &p)
 {
 	return p.senders * MOVERS * p.shares;
 }
 
-DEV struct channel channel_of(const struct moeep_ht_move_params &p, int number)
+DEV struct channel channel_of(const struct moeep_ht_dispatch_params &p, int number)
 {
 	struct span s = span_of(p.num_tokens, channels_of(p), number);
 
@@ -29,7 +29,7 @@ DEV struct channel channel_of(const struct moeep_ht_move_params &p, int number)
 }
 
 /* By a mover: its channel number `count`, in *ch. False: there is none left. */
-DEV bool claim_channel(const struct moeep_ht_move_params &p, struct claims *claims, int count,
+DEV bool claim_channel(const struct moeep_ht_dispatch_params &p, struct claims *claims, int count,
 		       struct channel *ch)
 {
 	uint32_t number;
@@ -49,7 +49,7 @@ DEV bool claim_channel(const struct moeep_ht_move_params &p, struct claims *clai
 	return ch->first < ch->last;
 }
 
-DEV struct channel claimed_channel(const struct moeep_ht_move_params &p,
+DEV struct channel claimed_channel(const struct moeep_ht_dispatch_params &p,
 				   const struct claims *claims, int mover, int n)
 {
 	return channel_of(p, claims_get(claims, mover, n));
@@ -64,7 +64,7 @@ struct target {
 	int count;   /* rows so far */
 };
 
-DEV struct target target_of(const struct moeep_ht_move_params &p, int rank)
+DEV struct target target_of(const struct moeep_ht_dispatch_params &p, int rank)
 {
 	struct target t = {-1, NULL, 0, false, 0};
 
@@ -77,13 +77,13 @@ DEV struct target target_of(const struct moeep_ht_move_params &p, int rank)
 	return t;
 }
 
-DEV int position_of(const struct moeep_ht_move_params &p, int rank, int64_t token)
+DEV int position_of(const struct moeep_ht_dispatch_params &p, int rank, int64_t token)
 {
 	return rank >= 0 ? p.route->position[token * p.c.num_ranks + rank] : -1;
 }
 
 /* Pairs with the wait for rows of the rank that they go to. */
-DEV uint64_t *progress_of(const struct moeep_ht_move_params &p, const struct target &t, int channel)
+DEV uint64_t *progress_of(const struct moeep_ht_dispatch_params &p, const struct target &t, int channel)
 {
 	return progress_at(p.c, t.rank, p.c.rank, channel);
 }
@@ -108,7 +108,7 @@ DEV void enter_channel(struct cursor *c, const struct channel &ch)
  * channels are done; without it the warp, which has one channel then, tells the ranks itself, at the
  * end.
  */
-DEV void send_bulk(const struct moeep_ht_move_params &p, struct claims *claims, int from_rank,
+DEV void send_bulk(const struct moeep_ht_dispatch_params &p, struct claims *claims, int from_rank,
 		   const struct ring &r, struct landed *landed)
 {
 	struct target t = target_of(p, from_rank + LANE);
@@ -223,7 +223,7 @@ struct reported {
 };
 
 /* What a mover has done since, to the end of a channel at most. True if a rank has to be told. */
-DEV bool follow_mover(const struct moeep_ht_move_params &p, const struct landed *landed,
+DEV bool follow_mover(const struct moeep_ht_dispatch_params &p, const struct landed *landed,
 		      const struct claims *claims, int mover, const struct target &t,
 		      struct reported *r)
 {
@@ -248,7 +248,7 @@ DEV bool follow_mover(const struct moeep_ht_move_params &p, const struct landed 
 }
 
 /* A warp tells the ranks how far this block's movers are. */
-DEV void report_landed(const struct moeep_ht_move_params &p, const struct landed *landed,
+DEV void report_landed(const struct moeep_ht_dispatch_params &p, const struct landed *landed,
 		       const struct claims *claims)
 {
 	struct target t = target_of(p, LANE);
@@ -293,7 +293,7 @@ DEV void report_landed(const struct moeep_ht_move_params &p, const struct landed
 #endif
 
 /* The same by loads and stores. */
-DEV void send_plain(const struct moeep_ht_move_params &p, const struct channel &ch, int from_rank)
+DEV void send_plain(const struct moeep_ht_dispatch_params &p, const struct channel &ch, int from_rank)
 {
 	struct target t = target_of(p, from_rank + LANE);
 
@@ -340,7 +340,7 @@ DEV void send_plain(const struct moeep_ht_move_params &p, const struct channel &
 }
 
 /* A mover's part in a block that sends: 32 ranks at a time. */
-DEV void send_rows(const struct moeep_ht_move_params &p, const struct ring &r,
+DEV void send_rows(const struct moeep_ht_dispatch_params &p, const struct ring &r,
 		   struct landed *landed, struct claims *claims)
 {
 	struct channel ch;

@@ -52,6 +52,12 @@ DEV void store_release(uint64_t *word, uint64_t value)
 	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
+/* For the other blocks of this GPU. */
+DEV void store_release_device(uint64_t *word, uint64_t value)
+{
+	asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
 /* Behind a fence that covers several flags. */
 DEV void store_relaxed(uint64_t *word, uint64_t value)
 {

@@ -73,6 +73,7 @@ static int fill_buffer(struct moeep_buffer *buffer, const struct buffer_pieces *
 	uint64_t epoch = g->config.initial_epoch;
 	struct moeep_dev_state state = {
 		.ht_epoch = epoch,
+		.planned = epoch,
 		.ll_epoch = epoch,
 		.ll_recv = epoch,
 		.ll_cepoch = epoch,

@@ -27,8 +27,8 @@ static const struct {
 	int threads;
 } kernel_table[MOEEP_CUDA_KERNELS] = {
 	[MOEEP_CUDA_LAYOUT] = {"layout", "moeep_kernel_layout", MOEEP_DEV_LL_THREADS},
-	[MOEEP_CUDA_HT_ROUTE] = {"ht_route", "moeep_kernel_ht_route", MOEEP_DEV_ROUTE_THREADS},
-	[MOEEP_CUDA_HT_MOVE] = {"ht_move", "moeep_kernel_ht_move", MOEEP_DEV_MOVE_THREADS},
+	[MOEEP_CUDA_HT_DISPATCH] = {"ht_dispatch", "moeep_kernel_ht_dispatch",
+				    MOEEP_DEV_MOVE_THREADS},
 	[MOEEP_CUDA_HT_EXPAND] = {"ht_expand", "moeep_kernel_ht_expand", MOEEP_DEV_SUM_THREADS},
 	[MOEEP_CUDA_HT_COMBINE] = {"ht_combine", "moeep_kernel_ht_combine",
 				   MOEEP_DEV_COMBINE_THREADS},

@@ -12,8 +12,7 @@
 
 enum moeep_cuda_kernel_id {
 	MOEEP_CUDA_LAYOUT,
-	MOEEP_CUDA_HT_ROUTE,
-	MOEEP_CUDA_HT_MOVE,
+	MOEEP_CUDA_HT_DISPATCH,
 	MOEEP_CUDA_HT_EXPAND,
 	MOEEP_CUDA_HT_COMBINE,
 	MOEEP_CUDA_LL_DISPATCH,
@@ -51,9 +50,9 @@ struct moeep_cuda_context {
  */
 int moeep_cuda_context_get(int device_plus_one, struct moeep_cuda_context **context);
 /*
- * A stream that has been used once. The driver chooses a stream's hardware queue at its first kernel;
- * if several threads begin at once, it may choose one queue for their streams though others are free, and
- * then a kernel that waits holds up the one that it waits for.
+ * A stream that has been used once. The driver chooses a stream's hardware queue at its first
+ * kernel; if several threads begin at once, it may choose one queue for their streams though others
+ * are free, and then a kernel that waits holds up the one that it waits for.
  */
 CUresult moeep_cuda_stream_create(const struct moeep_cuda_context *context, CUstream *stream);
 /* NULL is a no-op. */

@@ -48,13 +48,10 @@ size_t moeep_cuda_route_shared(const struct moeep_geometry *g)
 	return 4 * (2 * (size_t)g->num_ranks + (experts <= MOEEP_DEV_HIST ? (size_t)experts : 0));
 }
 
-void moeep_cuda_set_route(const struct moeep_cuda_call *call, struct moeep_ht_route_params *p)
+void moeep_cuda_set_route(const struct moeep_cuda_call *call, struct moeep_ht_route_args *p)
 {
 	const struct moeep_cuda *cuda = call->buffer->comm->cuda;
 
-	p->c = call->context;
-	p->route = call->handle->cuda->route;
-	p->plan = call->buffer->cuda->plan;
 	p->scratch = call->buffer->cuda->scratch;
 	p->regions = moeep_cuda_pointer(cuda->dev_regions);
 	p->region_base = moeep_cuda_pointer(cuda->dev_region_base);

@@ -19,11 +19,11 @@ struct moeep_cuda_pieces moeep_cuda_cut_rows(const struct moeep_cuda *cuda,
 /* Channels for each mover of so many blocks that send: as many as there is room for, to `most`. */
 int moeep_cuda_shares(int senders, int most);
 
-/* Shared memory of a block of the routing kernel. */
+/* Shared memory that a block needs to route. */
 size_t moeep_cuda_route_shared(const struct moeep_geometry *g);
 
 /* What is the same in the routing of all operations. */
-void moeep_cuda_set_route(const struct moeep_cuda_call *call, struct moeep_ht_route_params *p);
+void moeep_cuda_set_route(const struct moeep_cuda_call *call, struct moeep_ht_route_args *p);
 
 /* A place in symmetric memory as an entry has it. */
 struct moeep_dev_place moeep_cuda_place(const struct moeep_cuda_call *call,

@@ -51,6 +51,7 @@ struct combine {
 	int parts;   /* of a row that is summed */
 	int part;    /* elements */
 	struct moeep_cuda_pieces pieces;
+	size_t shared; /* bytes of a block */
 };
 
 static struct combine combine_of(struct moeep_buffer *buffer, const struct moeep_handle *handle,
@@ -75,9 +76,8 @@ static struct combine combine_of(struct moeep_buffer *buffer, const struct moeep
 }
 
 /* Where x is, how many blocks there are, and what they do. */
-static int deal_combine(struct moeep_cuda_call *call, struct combine *k, size_t *shared)
+static int deal_combine(struct moeep_cuda_call *call, struct combine *k)
 {
-	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE, MOEEP_CUDA_HT_COMBINE};
 	struct moeep_comm *comm = call->buffer->comm;
 	/* Of the ranks' progress, in blocks that sum. */
 	size_t table = (size_t)comm->num_ranks * (4 + MOEEP_DEV_CHANNELS);
@@ -92,9 +92,13 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k, size_t 
 		k->place = moeep_cuda_place(call, &place);
 		k->rows = (int64_t)(room / k->row_bytes);
 	}
-	shared[0] = moeep_cuda_route_shared(&call->buffer->geo);
-	shared[1] = k->in_place || table > k->pieces.shared ? table : k->pieces.shared;
-	rc = moeep_cuda_blocks(call, ids, shared, 2, COMBINE_BLOCKS, 2, &k->blocks);
+	k->shared = moeep_cuda_route_shared(&call->buffer->geo);
+	k->shared = table > k->shared ? table : k->shared;
+	if (!k->in_place && k->pieces.shared > k->shared) {
+		k->shared = k->pieces.shared;
+	}
+	rc = moeep_cuda_blocks(call, MOEEP_CUDA_HT_COMBINE, k->shared, COMBINE_BLOCKS, 2,
+			       &k->blocks);
 	if (!k->in_place && comm->cuda->context->bulk && !k->expert_major) {
 		k->senders = (k->blocks * COMBINE_SENDERS + COMBINE_BLOCKS - 1) / COMBINE_BLOCKS;
 		k->senders = k->senders < MOST_SENDERS ? k->senders : MOST_SENDERS;
@@ -107,11 +111,11 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k, size_t 
 	return rc;
 }
 
-static int launch_combine_route(struct moeep_cuda_call *call, const struct combine *k,
-				size_t shared)
+static struct moeep_ht_route_args route_of(const struct moeep_cuda_call *call,
+					   const struct combine *k)
 {
 	const moeep_combine_args_t *args = k->args;
-	struct moeep_ht_route_params p = {
+	struct moeep_ht_route_args p = {
 		.entry =
 			{
 				.op = MOEEP_OP_COMBINE,
@@ -133,16 +137,17 @@ static int launch_combine_route(struct moeep_cuda_call *call, const struct combi
 	};
 
 	moeep_cuda_set_route(call, &p);
-	return moeep_cuda_launch(call, MOEEP_CUDA_HT_ROUTE, 1, shared, &p);
+	return p;
 }
 
-static int launch_combine(struct moeep_cuda_call *call, const struct combine *k, size_t shared)
+static int launch_combine(struct moeep_cuda_call *call, const struct combine *k)
 {
 	const moeep_combine_args_t *args = k->args;
 	struct moeep_ht_combine_params p = {
 		.c = call->context,
 		.route = call->handle->cuda->route,
 		.plan = call->buffer->cuda->plan,
+		.begin = route_of(call, k),
 		.x = args->x,
 		.topk_weights = args->topk_weights,
 		.out = args->out,
@@ -166,7 +171,7 @@ static int launch_combine(struct moeep_cuda_call *call, const struct combine *k,
 		.in_place = k->in_place,
 	};
 
-	return moeep_cuda_launch(call, MOEEP_CUDA_HT_COMBINE, k->blocks, shared, &p);
+	return moeep_cuda_launch(call, MOEEP_CUDA_HT_COMBINE, k->blocks, k->shared, &p);
 }
 
 int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
@@ -174,7 +179,6 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 {
 	struct moeep_cuda_call call;
 	struct combine k;
-	size_t shared[2];
 	int rc = check_combine(handle, args);
 
 	if (rc == MOEEP_OK) {
@@ -184,12 +188,9 @@ int moeep_cuda_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		return rc;
 	}
 	k = combine_of(buffer, handle, args);
-	rc = deal_combine(&call, &k, shared);
+	rc = deal_combine(&call, &k);
 	if (rc == MOEEP_OK) {
-		rc = launch_combine_route(&call, &k, shared[0]);
-	}
-	if (rc == MOEEP_OK) {
-		rc = launch_combine(&call, &k, shared[1]);
+		rc = launch_combine(&call, &k);
 	}
 	if (rc == MOEEP_OK) {
 		atomic_fetch_add_explicit(&buffer->ht_epoch, 1, memory_order_relaxed);

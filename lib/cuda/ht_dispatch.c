@@ -24,6 +24,7 @@ struct dispatch {
 	int senders;
 	int shares; /* channels for each mover of these */
 	struct moeep_cuda_pieces pieces;
+	size_t shared; /* bytes of a block */
 };
 
 static int check_dispatch(const struct moeep_buffer *buffer, struct moeep_handle *handle,
@@ -132,16 +133,16 @@ static struct moeep_dev_scales scales_out(const moeep_dispatch_args_t *args)
 	};
 }
 
-static int launch_route(struct moeep_cuda_call *call, const struct dispatch *d,
-			const struct moeep_place *place)
+static struct moeep_ht_route_args route_of(const struct moeep_cuda_call *call,
+					   const struct dispatch *d,
+					   const struct moeep_place *place)
 {
 	const moeep_dispatch_args_t *args = d->args;
-	struct moeep_ht_route_params p = {
+	struct moeep_ht_route_args p = {
 		.entry = entry_of(call, d, place),
 		.topk_idx = args->topk_idx,
 		.topk_weights = args->topk_weights,
 		.topk_dtype = args->topk_dtype,
-		.last = d->counts_only,
 		.own = args->recv_x,
 		.row_bytes = d->row_bytes,
 		.num_recv = args->num_recv,
@@ -151,17 +152,18 @@ static int launch_route(struct moeep_cuda_call *call, const struct dispatch *d,
 	};
 
 	moeep_cuda_set_route(call, &p);
-	return moeep_cuda_launch(call, MOEEP_CUDA_HT_ROUTE, d->blocks,
-				 moeep_cuda_route_shared(&call->buffer->geo), &p);
+	return p;
 }
 
-static int launch_move(struct moeep_cuda_call *call, const struct dispatch *d)
+static int launch_dispatch(struct moeep_cuda_call *call, const struct dispatch *d,
+			   const struct moeep_place *place)
 {
 	const moeep_dispatch_args_t *args = d->args;
-	struct moeep_ht_move_params p = {
+	struct moeep_ht_dispatch_params p = {
 		.c = call->context,
 		.route = call->handle->cuda->route,
 		.plan = call->buffer->cuda->plan,
+		.begin = route_of(call, d, place),
 		.x = args->x,
 		.row_bytes = d->row_bytes,
 		.piece = d->pieces.bytes,
@@ -171,8 +173,7 @@ static int launch_move(struct moeep_cuda_call *call, const struct dispatch *d)
 		.stages = d->pieces.stages,
 		.bulk = call->buffer->comm->cuda->context->bulk,
 		.expert_major = d->expert_major,
-		.last = !d->expert_major,
-		.topk_dtype = args->topk_dtype,
+		.last = !d->expert_major || d->counts_only,
 		.call_flags = args->flags,
 		.capacity = args->capacity,
 		.recv_x = args->recv_x,
@@ -184,7 +185,7 @@ static int launch_move(struct moeep_cuda_call *call, const struct dispatch *d)
 		.recv_src_rank = args->recv_src_rank,
 	};
 
-	return moeep_cuda_launch(call, MOEEP_CUDA_HT_MOVE, d->blocks, d->pieces.shared, &p);
+	return moeep_cuda_launch(call, MOEEP_CUDA_HT_DISPATCH, d->blocks, d->shared, &p);
 }
 
 static int launch_expand(struct moeep_cuda_call *call, const struct dispatch *d)
@@ -223,11 +224,9 @@ static int shares_of(int num_ranks, int senders)
 int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
 			const moeep_launch_t *launch)
 {
-	static const enum moeep_cuda_kernel_id ids[] = {MOEEP_CUDA_HT_ROUTE, MOEEP_CUDA_HT_MOVE};
 	struct dispatch d = {.args = args};
 	struct moeep_place place = {0};
 	struct moeep_cuda_call call;
-	size_t shared[2];
 	int rc = check_dispatch(buffer, handle, &d);
 
 	if (rc == MOEEP_OK) {
@@ -241,10 +240,11 @@ int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 					  (uint64_t)d.args->capacity * d.row_bytes);
 		d.direct = place.region != 0;
 	}
-	d.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_MOVE, d.row_bytes);
-	shared[0] = moeep_cuda_route_shared(&buffer->geo);
-	shared[1] = d.pieces.shared;
-	rc = moeep_cuda_blocks(&call, ids, shared, 2, DISPATCH_BLOCKS, 2, &d.blocks);
+	d.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_DISPATCH, d.row_bytes);
+	d.shared = moeep_cuda_route_shared(&buffer->geo);
+	d.shared = d.pieces.shared > d.shared ? d.pieces.shared : d.shared;
+	rc = moeep_cuda_blocks(&call, MOEEP_CUDA_HT_DISPATCH, d.shared, DISPATCH_BLOCKS, 2,
+			       &d.blocks);
 	/* Rows for ordinary memory come through the window, and some blocks copy them from there.
 	 */
 	d.senders = d.args->recv_x && !d.expert_major && !d.direct && buffer->geo.num_ranks > 1
@@ -252,10 +252,7 @@ int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 			    : d.blocks;
 	d.shares = shares_of(buffer->geo.num_ranks, d.senders);
 	if (rc == MOEEP_OK) {
-		rc = launch_route(&call, &d, &place);
-	}
-	if (rc == MOEEP_OK && !d.counts_only) {
-		rc = launch_move(&call, &d);
+		rc = launch_dispatch(&call, &d, &place);
 	}
 	if (rc == MOEEP_OK && !d.counts_only && d.expert_major) {
 		rc = launch_expand(&call, &d);

@@ -120,19 +120,15 @@ int moeep_cuda_end(struct moeep_cuda_call *call, int rc)
 	return rc;
 }
 
-int moeep_cuda_blocks(const struct moeep_cuda_call *call, const enum moeep_cuda_kernel_id *ids,
-		      const size_t *shared_bytes, int count, int otherwise, int least, int *blocks)
+int moeep_cuda_blocks(const struct moeep_cuda_call *call, enum moeep_cuda_kernel_id id,
+		      size_t shared_bytes, int otherwise, int least, int *blocks)
 {
 	const struct moeep_cuda *cuda = call->buffer->comm->cuda;
 	int asked =
 		call->launch->num_sms ? call->launch->num_sms : call->buffer->geo.config.num_sms;
-	int most = MOEEP_CUDA_BLOCKS;
+	int resident = moeep_cuda_resident(cuda, id, shared_bytes);
+	int most = resident < MOEEP_CUDA_BLOCKS ? resident : MOEEP_CUDA_BLOCKS;
 
-	for (int i = 0; i < count; i++) {
-		int resident = moeep_cuda_resident(cuda, ids[i], shared_bytes[i]);
-
-		most = resident < most ? resident : most;
-	}
 	if (asked < 0) {
 		return moeep_fail(MOEEP_ERR_INVALID, "launch.num_sms is %d", asked);
 	}

@@ -24,11 +24,11 @@ int moeep_cuda_launch(struct moeep_cuda_call *call, enum moeep_cuda_kernel_id id
 int moeep_cuda_end(struct moeep_cuda_call *call, int result);
 
 /*
- * Blocks for a call whose kernels are `ids`, with that much shared memory each: what the launch
- * or the buffer asks for, else `otherwise`, as far as they can all be resident. At least `least`.
+ * Blocks for a call whose kernel is `id`, with that much shared memory each: what the launch or the
+ * buffer asks for, else `otherwise`, as far as they can all be resident. At least `least`.
  */
-int moeep_cuda_blocks(const struct moeep_cuda_call *call, const enum moeep_cuda_kernel_id *ids,
-		      const size_t *shared_bytes, int count, int otherwise, int least, int *blocks);
+int moeep_cuda_blocks(const struct moeep_cuda_call *call, enum moeep_cuda_kernel_id id,
+		      size_t shared_bytes, int otherwise, int least, int *blocks);
 
 /* The result of an operation that has completed, its detail set. */
 int moeep_cuda_result(struct moeep_comm *comm, const struct moeep_dev_result *result);

@@ -35,7 +35,6 @@ static void set_scales(const struct moeep_geometry *g, const moeep_ll_dispatch_a
 int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle,
 			   const void *args_void, const moeep_launch_t *launch)
 {
-	static const enum moeep_cuda_kernel_id kernel = MOEEP_CUDA_LL_DISPATCH;
 	const moeep_ll_dispatch_args_t *args = args_void;
 	const struct moeep_geometry *g = &buffer->geo;
 	int phases = moeep_ll_phases(args->phase);
@@ -59,7 +58,7 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	rc = moeep_cuda_blocks(&call, &kernel, &shared, 1, DEFAULT_BLOCKS, 1, &blocks);
+	rc = moeep_cuda_blocks(&call, MOEEP_CUDA_LL_DISPATCH, shared, DEFAULT_BLOCKS, 1, &blocks);
 	p.c = call.context;
 	p.route = handle->cuda->route;
 	p.phases = phases;
@@ -91,7 +90,7 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	p.recv_range = args->recv_range;
 	p.hist = buffer->cuda->scratch.hist;
 	if (rc == MOEEP_OK) {
-		rc = moeep_cuda_launch(&call, kernel, blocks, shared, &p);
+		rc = moeep_cuda_launch(&call, MOEEP_CUDA_LL_DISPATCH, blocks, shared, &p);
 	}
 	if (rc == MOEEP_OK && (phases & MOEEP_LL_SEND)) {
 		moeep_ll_note_dispatch_send(buffer, handle, args);
@@ -105,8 +104,6 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 			  const void *args_void, const moeep_launch_t *launch)
 {
-	static const enum moeep_cuda_kernel_id kernel = MOEEP_CUDA_LL_COMBINE;
-	static const size_t shared = 0;
 	const moeep_ll_combine_args_t *args = args_void;
 	const struct moeep_geometry *g = &buffer->geo;
 	int phases = moeep_ll_phases(args->phase);
@@ -126,7 +123,7 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	rc = moeep_cuda_blocks(&call, &kernel, &shared, 1, DEFAULT_BLOCKS, 1, &blocks);
+	rc = moeep_cuda_blocks(&call, MOEEP_CUDA_LL_COMBINE, 0, DEFAULT_BLOCKS, 1, &blocks);
 	p.c = call.context;
 	p.route = handle->cuda->route;
 	p.phases = phases;
@@ -143,7 +140,7 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	p.row_bytes = (uint64_t)g->config.hidden * moeep_dtype_size(p.dtype);
 	p.partial_bytes = (uint64_t)g->config.hidden * moeep_dtype_size(p.partial_dtype);
 	if (rc == MOEEP_OK) {
-		rc = moeep_cuda_launch(&call, kernel, blocks, shared, &p);
+		rc = moeep_cuda_launch(&call, MOEEP_CUDA_LL_COMBINE, blocks, 0, &p);
 	}
 	if (rc == MOEEP_OK && (phases & MOEEP_LL_SEND)) {
 		moeep_ll_note_combine_send(buffer, handle, args);

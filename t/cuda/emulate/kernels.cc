@@ -3,24 +3,20 @@
 #include "t/cuda/emulate/ptx.h"
 
 /* What several of them include is known before, so that a namespace does not have it for itself. */
-#include "kernels/ht_common.cuh"
+#include "kernels/ht_plan.cuh"
 #include "kernels/ll_common.cuh"
 
 namespace ht_combine
 {
 #include "kernels/ht_combine.cu"
 }
+namespace ht_dispatch
+{
+#include "kernels/ht_dispatch.cu"
+}
 namespace ht_expand
 {
 #include "kernels/ht_expand.cu"
-}
-namespace ht_move
-{
-#include "kernels/ht_move.cu"
-}
-namespace ht_route
-{
-#include "kernels/ht_route.cu"
 }
 namespace layout
 {
@@ -49,9 +45,8 @@ template <typename P, void kernel(P)> static void run(const void *params)
 
 const struct emulated_kernel emulated_kernels[] = {
 	KERNEL(ht_combine, moeep_ht_combine_params, MOEEP_DEV_COMBINE_THREADS),
+	KERNEL(ht_dispatch, moeep_ht_dispatch_params, MOEEP_DEV_MOVE_THREADS),
 	KERNEL(ht_expand, moeep_ht_expand_params, MOEEP_DEV_SUM_THREADS),
-	KERNEL(ht_move, moeep_ht_move_params, MOEEP_DEV_MOVE_THREADS),
-	KERNEL(ht_route, moeep_ht_route_params, MOEEP_DEV_ROUTE_THREADS),
 	KERNEL(layout, moeep_layout_params, MOEEP_DEV_LL_THREADS),
 	KERNEL(ll_combine, moeep_ll_combine_params, MOEEP_DEV_LL_THREADS),
 	KERNEL(ll_dispatch, moeep_ll_dispatch_params, MOEEP_DEV_LL_THREADS),

@@ -252,6 +252,16 @@ DEV int atomicMax(int *at, int value)
 	return before;
 }
 
+DEV int atomicMin(int *at, int value)
+{
+	int before = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+	while (before > value && !__atomic_compare_exchange_n(at, &before, value, false,
+							      __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+	}
+	return before;
+}
+
 DEV uint32_t atomicExch(uint32_t *at, uint32_t value)
 {
 	return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
@@ -282,6 +292,11 @@ DEV uint32_t load_relaxed32(const uint32_t *word)
 }
 
 DEV void store_release(uint64_t *word, uint64_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+DEV void store_release_device(uint64_t *word, uint64_t value)
 {
 	__atomic_store_n(word, value, __ATOMIC_RELEASE);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kernels/ht_move.cu - rows of an HT dispatch on their way.
+ * kernels/ht_dispatch.cu - an HT dispatch: its routing, and its rows on their way.
  *
  * In a block that sends, a few warps move rows: each reads the rows of its channels' tokens once and
  * stores them to every rank they go to, at their final place or in the rank's window. The other warps
@@ -10,28 +10,17 @@
 #include "ht_move_copy.cuh"
 #include "ht_move_records.cuh"
 #include "ht_move_send.cuh"
+#include "ht_plan.cuh"
 
-/* shared: for each mover its stages, then their barriers. */
-extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
-	moeep_kernel_ht_move(const __grid_constant__ struct moeep_ht_move_params p)
+/* By all blocks when the plan is made; stages: for each mover, then their barriers. False: the comm has failed. */
+DEV bool move_rows(const struct moeep_ht_dispatch_params &p, char *stages)
 {
-	DYNAMIC_SHARED(char, stages, 128);
 	__shared__ struct landed landed;
 	__shared__ struct claims claims;
 	const struct moeep_dev_context &c = p.c;
 	struct part part = part_of(p.senders);
 	bool ok = true;
 
-	if (!kernel_begin(c)) {
-		return;
-	}
-	if (!p.plan->move) {
-		if (p.last && blockIdx.x == 0 && threadIdx.x == 0) {
-			finish_result(c, p.plan->result.code, p.plan->result.detail,
-				      p.plan->result.a, p.plan->result.b, p.plan->result.c);
-		}
-		return;
-	}
 	landed_init(&landed);
 	if (WARP >= FIRST_RECORDER) {
 		ok = records(p);
@@ -59,6 +48,24 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	if (ok && p.senders == (int)gridDim.x) {
 		ok = wait_all_rows(p);
 	}
+	return ok;
+}
+
+/* shared: of the routing, then of the movers. */
+extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
+	moeep_kernel_ht_dispatch(const __grid_constant__ struct moeep_ht_dispatch_params p)
+{
+	DYNAMIC_SHARED(char, shared, 128);
+	const struct moeep_dev_context &c = p.c;
+	bool ok;
+
+	if (!kernel_begin(c)) {
+		return;
+	}
+	ok = route_begin(c, p.route, p.plan, p.begin, (int *)shared);
+	if (ok && p.plan->move) {
+		ok = move_rows(p, shared);
+	}
 	if (!__syncthreads_and(ok)) {
 		if (threadIdx.x == 0) {
 			put_dead(c);
@@ -66,10 +73,9 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 		return;
 	}
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && threadIdx.x == 0) {
-		c.state->claimed_channels = 0; /* for the next operation */
+		end_operation(c, *p.plan);
 		if (p.last) {
-			finish_result(c, p.plan->result.code, p.plan->result.detail,
-				      p.plan->result.a, p.plan->result.b, p.plan->result.c);
+			finish_plan_result(c, *p.plan);
 		}
 	}
 }

@@ -1,0 +1,539 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kernels/ht_plan.cuh - the plan of an HT operation, which block 0 makes when all entries are there, while
+ * the others wait for it; and what it writes for the caller when they do not.
+ */
+#ifndef MOEEP_KERNELS_HT_PLAN_CUH
+#define MOEEP_KERNELS_HT_PLAN_CUH
+
+#include "ht_route.cuh"
+
+DEV const struct moeep_dev_entry *head_of(const struct route &r, int rank)
+{
+	return rank < HEADS ? &r.heads[rank] : entry_of(r.c, r.epoch, rank);
+}
+
+DEV void read_heads(struct route *r, struct moeep_dev_entry *heads)
+{
+	const int parts = (int)(sizeof(*heads) / 16);
+	int ranks = r->c.num_ranks < HEADS ? r->c.num_ranks : HEADS;
+
+	for (int i = (int)threadIdx.x; i < ranks * parts; i += (int)blockDim.x) {
+		((uint4 *)heads)[i] =
+			((const uint4 *)entry_of(r->c, r->epoch, i / parts))[i % parts];
+	}
+	r->heads = heads;
+	__syncthreads();
+}
+
+/* The first thing in which a rank's call differs from another's, where it may not. */
+DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
+{
+	const struct moeep_dev_context &c = r.c;
+	const struct moeep_dev_entry *a = head_of(r, 0);
+	const struct moeep_dev_entry *giver = a;
+	uint32_t agreed = r.combine ? ~MOEEP_DEV_GIVEN_X : ~0u;
+
+	for (int rank = c.num_ranks - 1; rank >= 0; rank--) {
+		if (head_of(r, rank)->num_tokens > 0) {
+			giver = head_of(r, rank);
+		}
+	}
+	plan->given = giver->given;
+	plan->scale_count = giver->scale_count;
+	plan->scale_dtype = giver->scale_dtype;
+	plan->code = MOEEP_OK;
+	plan->result = moeep_dev_result{MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0};
+	for (int rank = 0; r.combine && rank < c.num_ranks; rank++) {
+		const struct moeep_dev_entry *b = head_of(r, rank);
+
+		if (b->num_tokens > 0 && !(b->given & MOEEP_DEV_GIVEN_X)) {
+			plan->code = MOEEP_ERR_INVALID;
+			plan->result = moeep_dev_result{MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X,
+							rank, b->num_tokens, -1};
+			return;
+		}
+	}
+	for (int rank = 0; rank < c.num_ranks; rank++) {
+		const struct moeep_dev_entry *b = head_of(r, rank);
+		const struct moeep_dev_entry *g = b->num_tokens > 0 ? b : giver;
+		const int64_t fields[][2] = {
+			{a->op, b->op},
+			{a->flags, b->flags},
+			{(int64_t)a->route, (int64_t)b->route},
+			{a->dtype, b->dtype},
+			{a->topk, b->topk},
+			{a->row_layout, b->row_layout},
+			{giver->scale_count, g->scale_count},
+			{giver->scale_dtype, g->scale_dtype},
+			{giver->given & agreed, g->given & agreed},
+		};
+
+		for (int i = 0; i < (int)(sizeof(fields) / sizeof(fields[0])); i++) {
+			if (fields[i][0] != fields[i][1]) {
+				plan->code = MOEEP_ERR_MISMATCH;
+				plan->result = moeep_dev_result{MOEEP_ERR_MISMATCH,
+								MOEEP_DEV_DETAIL_FIELD, i, rank,
+								fields[i][1]};
+				return;
+			}
+		}
+	}
+}
+
+DEV int64_t align_up(int64_t value, int64_t unit)
+{
+	return (value + unit - 1) / unit * unit;
+}
+
+/* Exclusive sums over the block's threads; *total gets the sum. */
+DEV int64_t block_scan(int64_t value, int64_t *total)
+{
+	__shared__ int64_t sums[32];
+	int64_t inclusive = value;
+	int64_t before = 0;
+	int64_t all = 0;
+
+	for (int d = 1; d < 32; d *= 2) {
+		int64_t other = __shfl_up_sync(FULL, inclusive, d);
+
+		inclusive += LANE >= d ? other : 0;
+	}
+	__syncthreads();
+	if (LANE == 31) {
+		sums[WARP] = inclusive;
+	}
+	__syncthreads();
+	for (int w = 0; w < NUM_WARPS; w++) {
+		before += w < WARP ? sums[w] : 0;
+		all += sums[w];
+	}
+	*total = all;
+	return before + inclusive - value;
+}
+
+/* The first ranks for which something is too small, or INT32_MAX. */
+struct shortage {
+	int handle;
+	int rows;
+};
+
+/* Tokens that come to a rank. */
+DEV int64_t tokens_for(const struct route &r, int to)
+{
+	int64_t sum = 0;
+
+#pragma unroll 4
+	for (int from = 0; from < r.c.num_ranks; from++) {
+		sum += counts_of(r.c, r.epoch, from)[to];
+	}
+	return sum;
+}
+
+/* Rows of every rank, flat; what this one receives. run: this rank's tokens for each. */
+DEV void place_flat(const struct route &r, const int *run, const int *base,
+		    struct shortage *shortage)
+{
+	const struct moeep_dev_context &c = r.c;
+	struct moeep_dev_route *route = r.route;
+	int64_t total = 0;
+
+	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
+		int64_t sum = tokens_for(r, to);
+
+		route->needed[to] = sum;
+		route->send_count[to] = run[to];
+		route->send_base[to] = base[to];
+		if (sum > head_of(r, to)->max_recv) {
+			atomicMin(&shortage->handle, to);
+		}
+	}
+	for (int begin = 0; begin < c.num_ranks; begin += (int)blockDim.x) {
+		int from = begin + (int)threadIdx.x;
+		int64_t own = from < c.num_ranks ? counts_of(c, r.epoch, from)[c.rank] : 0;
+		int64_t all;
+		int64_t before = block_scan(own, &all);
+
+		if (from < c.num_ranks) {
+			route->recv_base[from] = (int32_t)(total + before);
+			route->recv_count[from] = (int32_t)own;
+		}
+		total += all;
+	}
+	if (threadIdx.x == 0) {
+		route->recv_base[c.num_ranks] = (int32_t)total;
+		route->num_records = total;
+		route->num_rows = total;
+		route->epoch = r.epoch;
+	}
+	__syncthreads();
+}
+
+/* Choices of this rank's experts, and where their groups begin. */
+DEV void place_experts(const struct route &r)
+{
+	const struct moeep_dev_context &c = r.c;
+	struct moeep_dev_route *route = r.route;
+	int64_t alignment = r.p.entry.alignment;
+	bool rows = r.p.entry.row_layout == MOEEP_ROWS_EXPERT_MAJOR;
+	int64_t total = 0;
+
+	for (int begin = 0; begin < c.local_experts; begin += (int)blockDim.x) {
+		int e = begin + (int)threadIdx.x;
+		int64_t count = 0;
+		int64_t all;
+		int64_t before;
+
+		for (int from = 0; e < c.local_experts && from < c.num_ranks; from++) {
+			count += counts_of(c, r.epoch, from)[c.num_ranks + c.first_expert + e];
+		}
+		before = block_scan(align_up(count, alignment), &all);
+		if (e < c.local_experts) {
+			route->expert_count[e] = (int32_t)count;
+			route->expert_offset[e] = (int32_t)(total + before);
+		}
+		total += all;
+	}
+	if (threadIdx.x == 0) {
+		route->expert_offset[c.local_experts] = (int32_t)total;
+		if (rows) {
+			route->num_rows = total;
+		}
+	}
+	__syncthreads();
+	if (!rows) {
+		return;
+	}
+	/* What the others need: all ranks must know whether it fits. */
+	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
+		route->needed[to] = 0;
+	}
+	__syncthreads();
+	for (int e = (int)threadIdx.x; e < c.num_experts; e += (int)blockDim.x) {
+		int to = expert_rank(c, e);
+		int64_t count = 0;
+
+		for (int from = 0; from < c.num_ranks; from++) {
+			count += counts_of(c, r.epoch, from)[c.num_ranks + e];
+		}
+		atomicAdd((unsigned long long *)&route->needed[to],
+			  (unsigned long long)align_up(count,
+						       head_of(r, to)->alignment));
+	}
+	__syncthreads();
+}
+
+/* What the caller asked for, and what moeep_handle_query() reads. */
+DEV void write_counts(const struct route &r)
+{
+	const struct moeep_ht_route_args &p = r.p;
+	const struct moeep_dev_context &c = r.c;
+	const struct moeep_dev_route *route = r.route;
+
+	for (int rank = (int)threadIdx.x; !r.cached && rank < c.num_ranks; rank += (int)blockDim.x) {
+		route->host_send[rank] = route->send_count[rank];
+		route->host_recv[rank] = route->recv_count[rank];
+	}
+	for (int e = (int)threadIdx.x; e <= c.local_experts; e += (int)blockDim.x) {
+		int32_t offset = route->expert_offset[e];
+
+		if (!r.cached) {
+			route->host_offsets[e] = offset;
+		}
+		if (p.recv_expert_offsets) {
+			p.recv_expert_offsets[e] = offset;
+		}
+		if (e == c.local_experts) {
+			break;
+		}
+		if (!r.cached) {
+			route->host_experts[e] = route->expert_count[e];
+		}
+		if (p.recv_per_expert) {
+			p.recv_per_expert[e] = route->expert_count[e];
+		}
+		if (p.recv_per_expert_padded) {
+			p.recv_per_expert_padded[e] = route->expert_offset[e + 1] - offset;
+		}
+	}
+	if (threadIdx.x == 0) {
+		if (p.num_recv) {
+			*p.num_recv = route->num_rows;
+		}
+		route->host_rows[0] = route->num_rows;
+		route->host_rows[1] = (int64_t)(r.cached ? route->epoch : r.epoch);
+	}
+}
+
+/* Does everything fit everywhere? All ranks find the same. */
+DEV void check_room(const struct route &r, struct shortage *shortage)
+{
+	const struct moeep_dev_context &c = r.c;
+	struct moeep_dev_plan *plan = r.plan;
+	int to;
+
+	for (to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
+		if (r.route->needed[to] > head_of(r, to)->capacity) {
+			atomicMin(&shortage->rows, to);
+		}
+	}
+	__syncthreads();
+	if (threadIdx.x > 0) {
+		return;
+	}
+	to = shortage->handle;
+	if (!r.cached) {
+		r.route->valid = to == INT32_MAX;
+	}
+	if (to < INT32_MAX) {
+		plan->code = MOEEP_ERR_CAPACITY;
+		plan->result = moeep_dev_result{MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_HANDLE, to,
+						tokens_for(r, to), head_of(r, to)->max_recv};
+		return;
+	}
+	if (r.p.entry.flags & MOEEP_DISPATCH_COUNTS_ONLY) {
+		return;
+	}
+	to = shortage->rows;
+	plan->move = 1;
+	r.route->overflow = to < INT32_MAX;
+	if (to < INT32_MAX) {
+		plan->result = moeep_dev_result{MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_ROWS, to,
+						r.route->needed[to], head_of(r, to)->capacity};
+	}
+}
+
+/* A place in a rank's symmetric memory, or NULL: that is the end of the comm. */
+DEV char *find_place(const struct route &r, int rank, const struct moeep_dev_place &place)
+{
+	const struct moeep_ht_route_args &p = r.p;
+
+	if (place.slot >= p.region_slots || p.regions[place.slot].id != place.id) {
+		raise(r.c, MOEEP_ERR_STATE, rank, 6, r.epoch, 0, 0);
+		return NULL;
+	}
+	return p.region_base[(int64_t)place.slot * r.c.num_ranks + rank] + place.offset;
+}
+
+/*
+ * Combine: where this rank's rows for each rank go, in its window, and where those of each are found. Both
+ * by position, though a window has room for each rank's rows from a place of their own on.
+ */
+DEV void find_sources(const struct route &r, struct moeep_dev_plan *plan)
+{
+	const struct moeep_ht_route_args &p = r.p;
+	const struct moeep_dev_context &c = r.c;
+	bool flat = p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
+
+	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		const struct moeep_dev_entry *entry = head_of(r, rank);
+		int64_t base = r.route->send_base[rank];
+		int64_t end = base + r.route->send_count[rank];
+		bool in_place = entry->place.slot != 0;
+		char *at = window_at(c, c.rank, c.window.rows) +
+			   (rank * c.ht_max_tokens - base) * (int64_t)p.row_bytes;
+
+		if (flat && rank == c.rank) {
+			at = p.own;
+		} else if (in_place) {
+			at = find_place(r, rank, entry->place);
+			if (end > entry->capacity) {
+				raise(c, MOEEP_ERR_INVALID, rank, 7, r.epoch, (uint64_t)end,
+				      (uint64_t)entry->capacity);
+				at = NULL;
+			}
+		}
+		plan->src[rank] = at;
+		plan->channels[rank] = in_place ? 0 : entry->channels;
+		at = window_at(c, rank, c.window.rows) +
+		     (c.rank * c.ht_max_tokens - r.route->recv_base[rank]) * (int64_t)p.row_bytes;
+		plan->dst[rank] = entry->wants_rows && p.entry.place.slot == 0 ? at : NULL;
+	}
+}
+
+/* Where this rank's rows go at each rank. */
+DEV void find_destinations(const struct route &r, struct moeep_dev_plan *plan)
+{
+	const struct moeep_ht_route_args &p = r.p;
+	const struct moeep_dev_context &c = r.c;
+	bool flat = p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
+
+	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
+		const struct moeep_dev_entry *entry = head_of(r, to);
+		char *at = window_at(c, to, c.window.rows);
+		int64_t limit = INT64_MAX;
+		bool staged = flat;
+
+		plan->channels[to] = entry->channels;
+		if (flat && to == c.rank) {
+			at = p.own;
+			limit = entry->capacity;
+			staged = false;
+		} else if (flat && entry->place.slot != 0) {
+			at = find_place(r, to, entry->place);
+			limit = entry->capacity;
+			staged = false;
+		}
+		plan->dst[to] = entry->wants_rows ? at : NULL;
+		plan->limit[to] = limit;
+		plan->staged[to] = staged;
+	}
+}
+
+/* By one thread: may the operation go on? */
+DEV void begin_plan(const struct route &r)
+{
+	const struct moeep_dev_route *route = r.route;
+	struct moeep_dev_plan *plan = r.plan;
+
+	plan->epoch = r.epoch;
+	plan->topk = r.p.entry.topk;
+	plan->move = 0;
+	check_agreement(r, plan);
+	if (plan->code != MOEEP_OK) {
+		return;
+	}
+	if ((r.combine || r.cached) && !route->valid) {
+		plan->code = MOEEP_ERR_STATE;
+		plan->result = moeep_dev_result{MOEEP_ERR_STATE, MOEEP_DEV_DETAIL_NO_ROUTE, 0, 0, 0};
+	} else if (r.combine && route->overflow) {
+		plan->code = MOEEP_ERR_CAPACITY;
+		plan->result = moeep_dev_result{MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_OVERFLOW, 0, 0, 0};
+	} else if (r.combine && r.p.weighted && !route->weighted) {
+		plan->code = MOEEP_ERR_INVALID;
+		plan->result = moeep_dev_result{MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_WEIGHTS, 0, 0, 0};
+	} else if (r.combine) {
+		plan->move = 1;
+	} else {
+		r.route->weighted = (plan->given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
+	}
+}
+
+/*
+ * All that the other blocks need. run: this rank's tokens for each rank. True if counts are known, for
+ * finish_plan().
+ */
+DEV bool make_plan(const struct route &r, const int *run, const int *base)
+{
+	__shared__ struct shortage shortage;
+	struct moeep_dev_plan *plan = r.plan;
+	bool counts;
+
+	if (threadIdx.x == 0) {
+		shortage = {INT32_MAX, INT32_MAX};
+		begin_plan(r);
+	}
+	__syncthreads();
+	counts = plan->code == MOEEP_OK && !r.combine;
+	__syncthreads();
+	if (counts && !r.cached) {
+		place_flat(r, run, base, &shortage);
+		if (r.p.entry.row_layout == MOEEP_ROWS_EXPERT_MAJOR) {
+			place_experts(r);
+		}
+	}
+	if (counts) {
+		check_room(r, &shortage);
+		__syncthreads();
+	}
+	if (plan->move && r.combine) {
+		find_sources(r, plan);
+	} else if (plan->move) {
+		find_destinations(r, plan);
+	}
+	return counts;
+}
+
+/* The rest, while the others are at work. */
+DEV void finish_plan(const struct route &r, bool counts)
+{
+	const struct moeep_dev_plan *plan = r.plan;
+
+	if (counts && !r.cached && r.p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR) {
+		place_experts(r);
+	}
+	if (counts) {
+		write_counts(r);
+	}
+	if (plan->move && r.combine) {
+		count_traffic(r.c, MOEEP_DEV_COMBINE_ROWS, r.route->send_count, r.p.row_bytes);
+	} else if (plan->move) {
+		uint64_t scales = (uint64_t)plan->scale_count *
+				  (plan->scale_dtype == MOEEP_UE8M0 ? 1 : 4);
+
+		count_traffic(r.c, MOEEP_DEV_DISPATCH_ROWS, r.route->recv_count,
+			      r.p.row_bytes +
+				      (plan->given & MOEEP_DEV_GIVEN_SCALES ? (scales + 15) / 16 * 16 : 0));
+	}
+}
+
+/*
+ * All blocks meet: positions are final and the plan is made, which makers, blocks that took part in it, wrote.
+ * False: the comm has failed.
+ */
+DEV bool meet(const struct route &r, bool made, uint32_t makers)
+{
+	struct moeep_dev_state *state = r.c.state;
+	bool ok = true;
+
+#if HAVE_BULK
+	/* What the engine will write to shared memory comes after what was there. */
+	fence_engine_shared();
+#endif
+	__syncthreads();
+	if (threadIdx.x == 0) {
+		if (made && arrive(&state->ticket[MOEEP_DEV_TICKET_PLANNED], makers)) {
+			/* Pairs with the wait below. */
+			store_release_device(&state->planned, r.epoch);
+		}
+		/* That a peer's memory is not what it should be, block 0 has found and raised. */
+		ok = wait_device(r.c, &state->planned, r.epoch) &&
+		     load_relaxed32(&r.c.comm->dead) == 0;
+	}
+	return __syncthreads_and(ok) != 0;
+}
+
+/*
+ * The begin of an operation, by all blocks. shared: [R] running totals, [R] bases, then the counters of
+ * experts if they fit. False: the comm has failed.
+ */
+DEV bool route_begin(const struct moeep_dev_context &c, struct moeep_dev_route *route,
+		     struct moeep_dev_plan *plan, const struct moeep_ht_route_args &p, int *shared)
+{
+	__shared__ __align__(16) struct moeep_dev_entry heads[HEADS];
+	struct route r = {c, route, plan, p, 0, p.entry.op == MOEEP_OP_COMBINE, false, 1, 1, 0, 0,
+			  NULL};
+	int *run = shared;
+	int *base = shared + c.num_ranks;
+	bool makes; /* takes part in the plan */
+	bool counts = false;
+	bool ok = true;
+
+	r.epoch = (c.state->ht_epoch + 1) & EPOCH_MASK;
+	r.cached = !r.combine && (p.entry.flags & MOEEP_DISPATCH_CACHED) != 0;
+	makes = !r.combine || blockIdx.x == 0;
+	if (makes) {
+		enter(&r, run, base + c.num_ranks);
+		ok = block_wait_all(c, c.window.ht_entry_flag, flag_word(r.epoch, 0),
+				    MOEEP_DEV_CALL, NULL);
+	}
+	if (ok && !r.combine && !r.cached) {
+		sum_bases(r, base);
+		final_positions(r, base);
+	}
+	if (ok && blockIdx.x == 0) {
+		read_heads(&r, heads);
+		for (int i = (int)threadIdx.x; i < c.num_ranks; i += (int)blockDim.x) {
+			run[i] = counts_of(c, r.epoch, c.rank)[i];
+		}
+		__syncthreads();
+		counts = make_plan(r, run, base);
+	}
+	ok = ok && meet(r, makes, r.combine ? 1 : gridDim.x);
+	if (ok && blockIdx.x == 0) {
+		finish_plan(r, counts);
+	}
+	return ok;
+}
+
+#endif
