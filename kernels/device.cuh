@@ -2,9 +2,8 @@
 /*
  * kernels/device.cuh - memory order, bounded waits, and how blocks and kernels begin and end.
  *
- * Words that ranks hand to each other are polled with relaxed loads at system scope, and read once with
- * acquire when the value has come; they are written with release at system scope. HACKING.md names
- * each pair.
+ * Words that ranks hand to each other are polled with acquire and written with release, both at system
+ * scope. HACKING.md names each pair.
  */
 #ifndef MOEEP_KERNELS_DEVICE_CUH
 #define MOEEP_KERNELS_DEVICE_CUH
@@ -114,10 +113,9 @@ DEV bool wait_word(const struct moeep_dev_context &c, const uint64_t *word, uint
 	uint32_t polls = 0;
 
 	for (;;) {
-		*seen = load_relaxed(word);
+		/* Pairs with store_release() of the word's writer. To read it again would be a trip more. */
+		*seen = load_acquire(word);
 		if (flag_reached(*seen, expected)) {
-			/* Pairs with store_release() of the word's writer. */
-			*seen = load_acquire(word);
 			return true;
 		}
 		if (++polls % POLLS_PER_CHECK == 0 &&
@@ -154,13 +152,13 @@ DEV bool wait_device(const struct moeep_dev_context &c, const uint64_t *word, ui
 {
 	uint32_t polls = 0;
 
-	while (load_relaxed(word) != expected) {
+	/* Pairs with store_release_device() of the word's writer. */
+	while (load_acquire(word) != expected) {
 		if (++polls % POLLS_PER_CHECK == 0 && comm_dead(c) != 0) {
 			return false;
 		}
 	}
-	/* Pairs with store_release_device() of the word's writer. */
-	return load_acquire(word) == expected;
+	return true;
 }
 
 /*
@@ -193,10 +191,15 @@ DEV bool last_block(uint32_t *ticket, uint32_t total)
 	return last;
 }
 
-/* All that the last block has to say to its peers: one flag in each window. */
+/*
+ * All that the last block has to say to its peers: one flag in each window. Not by the first warp, whose
+ * first thread has the result to write meanwhile.
+ */
 DEV void block_publish(const struct moeep_dev_context &c, uint64_t array, uint64_t word)
 {
-	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+	int first = WARP > 0 ? (int)threadIdx.x - 32 : c.num_ranks;
+
+	for (int rank = first; rank < c.num_ranks; rank += (int)blockDim.x - 32) {
 		store_release(flag_at(c, rank, array, c.rank), word);
 	}
 }
@@ -244,10 +247,11 @@ DEV void finish_result(const struct moeep_dev_context &c, int code, int detail, 
 		       int64_t b, int64_t v)
 {
 	volatile struct moeep_dev_state *state = c.state;
+	uint32_t bad = state->bad_claim;
 
 	if (load_relaxed32(&c.comm->dead) != 0) {
 		put_dead(c);
-	} else if (state->bad_claim != 0) {
+	} else if (bad != 0) {
 		put_result(c, state->bad.code, state->bad.detail, state->bad.a, state->bad.b,
 			   state->bad.c);
 		state->bad_claim = 0;

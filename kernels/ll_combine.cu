@@ -211,15 +211,16 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	moeep_kernel_ll_combine(const __grid_constant__ struct moeep_ll_combine_params p)
 {
 	const struct moeep_dev_context &c = p.c;
-	uint64_t send_epoch;
-	uint64_t recv_epoch;
+	/* On their way while the kernel begins; without `shared` there is no state. */
+	uint64_t sent = c.shared ? c.state->ll_cepoch : 0;
+	uint64_t received = c.shared ? c.state->ll_crecv : 0;
+	uint64_t send_epoch = (sent + 1) & EPOCH_MASK;
+	uint64_t recv_epoch = (received + 1) & EPOCH_MASK;
 	bool ok = kernel_begin(c);
 
 	if (!ok) {
 		return;
 	}
-	send_epoch = (c.state->ll_cepoch + 1) & EPOCH_MASK;
-	recv_epoch = (c.state->ll_crecv + 1) & EPOCH_MASK;
 	if (p.phases & PHASE_SEND) {
 		ok = send_phase(p, send_epoch);
 	}

@@ -188,8 +188,21 @@ DEV void send_token(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 		    int part, int parts)
 {
 	const struct moeep_dev_context &c = p.c;
-	struct send_row row = {p.x, token, {NULL, NULL}, 0};
+	bool cast = p.quant != MOEEP_QUANT_NONE;
+	/* What a part begins and ends with: 16 bytes of a row, or 256 elements. */
+	int64_t unit = cast ? 512 : 16;
+	int64_t bytes = cast ? (int64_t)c.hidden * 2 : (int64_t)p.row_bytes;
+	int64_t units = (bytes + unit - 1) / unit;
+	int64_t first = cut(units, parts, part) * unit;
+	int64_t last = cut(units, parts, part + 1) * unit;
+	struct send_row row = {p.x + (uint64_t)token * (uint64_t)bytes, token, {NULL, NULL}, 0};
 	int id[2], rank[2];
+
+	last = last < bytes ? last : bytes;
+	/* On its way while the choices are. */
+	for (int64_t at = first + LANE * 128; at < last; at += 32 * 128) {
+		prefetch(row.from + at);
+	}
 
 	for (int half = 0; half < 2; half++) {
 		int k = half * 32 + LANE;
@@ -214,22 +227,12 @@ DEV void send_token(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 	if (row.count == 0) {
 		return;
 	}
-	if (p.quant == MOEEP_QUANT_NONE) {
-		int64_t units = (int64_t)p.row_bytes / 16;
-
-		row.from += (uint64_t)token * p.row_bytes;
-		send_copy(p, row, cut(units, parts, part) * 16, cut(units, parts, part + 1) * 16);
+	if (!cast) {
+		send_copy(p, row, first, last);
+	} else if (p.dtype == MOEEP_BF16) {
+		send_quantized<MOEEP_BF16>(p, row, first / 2, last / 2);
 	} else {
-		int64_t units = (c.hidden + 255) / 256;
-		int64_t last = cut(units, parts, part + 1) * 256;
-
-		row.from += (uint64_t)token * (uint64_t)c.hidden * 2;
-		last = last < c.hidden ? last : c.hidden;
-		if (p.dtype == MOEEP_BF16) {
-			send_quantized<MOEEP_BF16>(p, row, cut(units, parts, part) * 256, last);
-		} else {
-			send_quantized<MOEEP_FP16>(p, row, cut(units, parts, part) * 256, last);
-		}
+		send_quantized<MOEEP_FP16>(p, row, first / 2, last / 2);
 	}
 }
 
@@ -293,6 +296,8 @@ DEV bool send_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 
 			*header = ll_header{p.dtype, p.quant, p.topk, p.given};
 		}
+		/* Others publish it. */
+		__syncthreads();
 		/* Pairs with the wait for the rows in recv_phase() of each rank. */
 		block_publish(c, by_epoch(c, c.window.ll_sent, epoch), flag_word(epoch, (uint64_t)p.num_tokens));
 		if (threadIdx.x == 0) {
@@ -436,12 +441,19 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 	count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, route->recv_count, p.row_bytes);
 }
 
-/* Positions of the choices of tokens [first, last) of all sources, from the counts before them. */
+/* Places that a block keeps at hand: to read back what it has just written takes a trip to memory. */
+#define PLACES 256
+
+/*
+ * Positions of the choices of tokens [first, last) of all sources, from the counts before them. places:
+ * the same, if there are no more than PLACES.
+ */
 DEV void recv_positions(const struct moeep_ll_dispatch_params &p, uint64_t epoch, int *hist,
-			const int *tokens, int64_t first, int64_t last)
+			const int *tokens, int64_t first, int64_t last, int64_t *places)
 {
 	const struct moeep_dev_context &c = p.c;
 	int64_t before = 0;
+	int filled = 0;
 
 	for (int source = 0; source < c.num_ranks; source++) {
 		const char *slot = ll_slot(c, c.rank, epoch, source);
@@ -496,23 +508,26 @@ DEV void recv_positions(const struct moeep_ll_dispatch_params &p, uint64_t epoch
 			}
 			__syncwarp();
 			if (in) {
-				p.route->record_rows[base + at] = e < 0 ? -1
-								  : row < p.capacity
-									  ? (int64_t)e << 32 | row
-									  : -2;
+				int64_t place = e < 0		     ? -1
+						: row < p.capacity ? (int64_t)e << 32 | row
+								   : -2;
+
+				p.route->record_rows[base + at] = place;
 				p.route->record_weights[base + at] = weights[at];
+				if (places) {
+					places[filled + LANE] = place;
+				}
 			}
+			filled += (int)(end * p.topk - i < 32 ? end * p.topk - i : 32);
 		}
 	}
 }
 
 /* A warp copies its part of a token's row to the rows of the choices that live here. */
-DEV void recv_token(const struct moeep_ll_dispatch_params &p, const char *slot, int source,
+DEV void recv_token(const struct moeep_ll_dispatch_params &p, const char *slot, const int64_t *rows,
 		    int64_t token, int part, int parts)
 {
 	const struct moeep_dev_context &c = p.c;
-	const int64_t *rows = p.route->record_rows +
-			      ((int64_t)source * c.ll_max_tokens + token) * p.topk;
 	const char *from = slot + c.window.ll_slot_rows + (uint64_t)token * p.row_bytes;
 	int64_t units = (int64_t)p.row_bytes / 16;
 	int64_t first = cut(units, parts, part) * 16;
@@ -566,8 +581,9 @@ DEV void recv_token(const struct moeep_ll_dispatch_params &p, const char *slot, 
 	}
 }
 
+/* places as recv_positions() has left them, or NULL. */
 DEV void recv_rows(const struct moeep_ll_dispatch_params &p, uint64_t epoch, const int *tokens,
-		   int64_t first, int64_t last)
+		   int64_t first, int64_t last, const int64_t *places)
 {
 	int64_t count = last - first;
 	int64_t most = ((int64_t)p.row_bytes + 511) / 512;
@@ -576,19 +592,23 @@ DEV void recv_rows(const struct moeep_ll_dispatch_params &p, uint64_t epoch, con
 	parts = parts < most ? parts : (int)most;
 	for (int64_t u = WARP; u < count * parts; u += NUM_WARPS) {
 		int64_t item = first + u / parts;
+		const int64_t *rows;
 		int source = 0;
 
 		while (item >= tokens[source]) {
 			item -= tokens[source++];
 		}
-		recv_token(p, ll_slot(p.c, p.c.rank, epoch, source), source, item, (int)(u % parts),
-			   parts);
+		rows = places ? places + u / parts * p.topk
+			      : p.route->record_rows +
+					((int64_t)source * p.c.ll_max_tokens + item) * p.topk;
+		recv_token(p, ll_slot(p.c, p.c.rank, epoch, source), rows, item, (int)(u % parts), parts);
 	}
 }
 
 /* shared: [R] tokens of each source, then the counters of experts: p.wide, or [L] if they fit. */
 DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, int *shared)
 {
+	__shared__ int64_t near[PLACES];
 	const struct moeep_dev_context &c = p.c;
 	int *tokens = shared;
 	int *hist = p.hist ? p.hist + (int64_t)blockIdx.x * c.local_experts : shared + c.num_ranks;
@@ -617,9 +637,11 @@ DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 		int64_t first = cut(total, workers, (int)blockIdx.x);
 		int64_t last = cut(total, workers, (int)blockIdx.x + 1);
 
-		recv_positions(p, epoch, hist, tokens, first, last);
+		int64_t *places = (last - first) * p.topk <= PLACES ? near : NULL;
+
+		recv_positions(p, epoch, hist, tokens, first, last, places);
 		__syncthreads();
-		recv_rows(p, epoch, tokens, first, last);
+		recv_rows(p, epoch, tokens, first, last, places);
 	}
 	if (blockIdx.x == gridDim.x - 1) {
 		if (workers == (int)gridDim.x) {
@@ -686,15 +708,16 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 {
 	DYNAMIC_SHARED(int, shared, 4);
 	const struct moeep_dev_context &c = p.c;
-	uint64_t send_epoch;
-	uint64_t recv_epoch;
+	/* On their way while the kernel begins; without `shared` there is no state. */
+	uint64_t sent = c.shared ? c.state->ll_epoch : 0;
+	uint64_t received = c.shared ? c.state->ll_recv : 0;
+	uint64_t send_epoch = (sent + 1) & EPOCH_MASK;
+	uint64_t recv_epoch = (received + 1) & EPOCH_MASK;
 	bool ok = kernel_begin(c);
 
 	if (!ok) {
 		return;
 	}
-	send_epoch = (c.state->ll_epoch + 1) & EPOCH_MASK;
-	recv_epoch = (c.state->ll_recv + 1) & EPOCH_MASK;
 	if (p.phases & PHASE_SEND) {
 		ok = send_phase(p, send_epoch);
 	}

@@ -181,6 +181,14 @@ static int load_kernel(struct moeep_cuda_context *cuda, int id, CUstream stream)
 						kernel->function);
 	}
 	if (result == CUDA_SUCCESS) {
+		int architecture = 0;
+
+		/* A build for older devices runs on this one, too, without the copy engine. */
+		result = cu->cuFuncGetAttribute(&architecture, CU_FUNC_ATTRIBUTE_PTX_VERSION,
+						kernel->function);
+		cuda->bulk = cuda->bulk && architecture >= 90;
+	}
+	if (result == CUDA_SUCCESS) {
 		call = "cuFuncSetAttribute";
 		result = cu->cuFuncSetAttribute(kernel->function,
 						CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,

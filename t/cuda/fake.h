@@ -10,6 +10,7 @@
  *	FAKE_CUDA_VERSION=11040		the version it tells; default 12040
  *	FAKE_CUDA_DEVICES=2		devices; default 1, none makes cuInit fail
  *	FAKE_CUDA_CAPABILITY=70		compute capability times ten; default 90
+ *	FAKE_CUDA_PTX=80		the same of what kernels are built for; default as the device
  *	FAKE_CUDA_SMS=4			multiprocessors; default 16
  *	FAKE_CUDA_RESIDENT=1		blocks of a kernel that one of them can have, at most
  *	FAKE_CUDA_PEERS=0		devices cannot access each other

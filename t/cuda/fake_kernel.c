@@ -106,6 +106,9 @@ CUresult cuFuncGetAttribute(int *value, CUfunction_attribute attribute, CUfuncti
 	case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
 		*value = fake_env("FAKE_CUDA_CAPABILITY", 90);
 		break;
+	case CU_FUNC_ATTRIBUTE_PTX_VERSION:
+		*value = fake_env("FAKE_CUDA_PTX", fake_env("FAKE_CUDA_CAPABILITY", 90));
+		break;
 	case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
 		*value = 48 << 10;
 		break;

@@ -283,6 +283,7 @@ DEV uint64_t load_relaxed(const uint64_t *word)
 
 DEV uint64_t load_acquire(const uint64_t *word)
 {
+	emulated_yield();
 	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
@@ -309,6 +310,11 @@ DEV void store_relaxed(uint64_t *word, uint64_t value)
 DEV uint32_t add_ticket(uint32_t *ticket)
 {
 	return __atomic_fetch_add(ticket, 1u, __ATOMIC_ACQ_REL);
+}
+
+DEV void prefetch(const char *at)
+{
+	(void)at;
 }
 
 DEV uint64_t clock_ns()
