@@ -104,8 +104,10 @@ __device__ __noinline__ bool wait_check(const struct moeep_dev_context &c, int p
 
 /*
  * Wait, in this thread, until a word has reached `expected`; *seen is what it was then. What its
- * writer wrote before is seen after, by this thread. False: the comm has failed.
+ * writer wrote before is seen after, by this thread. False: the comm has failed. CROWD: so many threads
+ * wait that it pays to poll without acquire, which empties the SM's cache, and to read once more.
  */
+template <bool CROWD = false>
 DEV bool wait_word(const struct moeep_dev_context &c, const uint64_t *word, uint64_t expected,
 		   int peer, int what, uint64_t *seen)
 {
@@ -113,9 +115,10 @@ DEV bool wait_word(const struct moeep_dev_context &c, const uint64_t *word, uint
 	uint32_t polls = 0;
 
 	for (;;) {
-		/* Pairs with store_release() of the word's writer. To read it again would be a trip more. */
-		*seen = load_acquire(word);
+		*seen = CROWD ? load_relaxed(word) : load_acquire(word);
 		if (flag_reached(*seen, expected)) {
+			/* Pairs with store_release() of the word's writer. */
+			*seen = CROWD ? load_acquire(word) : *seen;
 			return true;
 		}
 		if (++polls % POLLS_PER_CHECK == 0 &&

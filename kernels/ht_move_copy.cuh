@@ -32,8 +32,8 @@ DEV bool wait_rows(const struct moeep_ht_dispatch_params &p, const struct arriva
 	uint64_t expected = flag_word(p.plan->epoch, (uint64_t)rows);
 
 	return flag_reached(*seen, expected) ||
-	       wait_word(p.c, progress_at(p.c, p.c.rank, a.source, a.channel), expected, a.source,
-			 MOEEP_DEV_ROWS, seen);
+	       wait_word<true>(p.c, progress_at(p.c, p.c.rank, a.source, a.channel), expected,
+			       a.source, MOEEP_DEV_ROWS, seen);
 }
 
 DEV uint64_t nothing_seen(const struct moeep_ht_dispatch_params &p)

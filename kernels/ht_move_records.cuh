@@ -200,7 +200,7 @@ DEV bool records(const struct moeep_ht_dispatch_params &p)
 		uint64_t seen;
 
 		if (LANE == 0) {
-			ok = wait_word(c, flag_at(c, c.rank, c.window.ht_record_flag, source),
+			ok = wait_word<true>(c, flag_at(c, c.rank, c.window.ht_record_flag, source),
 				       flag_word(p.plan->epoch, 0), source, MOEEP_DEV_RECORDS,
 				       &seen);
 		}

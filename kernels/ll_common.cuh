@@ -9,7 +9,7 @@
 #define PHASE_RECV 2
 
 /* Start of a dispatch slot, 64 bytes. */
-struct ll_header {
+struct alignas(16) ll_header {
 	int32_t dtype;
 	int32_t quant;
 	int32_t topk;

@@ -236,34 +236,42 @@ DEV void send_token(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 	}
 }
 
-/* Tokens for each rank; by one block, which has nothing else to do. */
-DEV void count_sent(const struct moeep_ll_dispatch_params &p)
+/*
+ * Tokens for each rank; by one block, while it would wait for the others' rows. counts: [R] in shared
+ * memory. A thread for a token: its choices are all on their way at once.
+ */
+DEV void count_sent(const struct moeep_ll_dispatch_params &p, int *counts)
 {
 	const struct moeep_dev_context &c = p.c;
 
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
-		p.route->send_count[rank] = 0;
+		counts[rank] = 0;
 	}
 	__syncthreads();
-	for (int64_t token = WARP; token < p.num_tokens; token += NUM_WARPS) {
-		int rank[2];
+	for (int base = 0; base < c.num_ranks; base += 64) {
+		for (int64_t token = threadIdx.x; token < p.num_tokens; token += blockDim.x) {
+			uint64_t ranks = 0;
 
-		for (int half = 0; half < 2; half++) {
-			int k = half * 32 + LANE;
-			int64_t id = k < p.topk ? raw_choice(p.topk_idx, p.topk_dtype,
-							     token * p.topk + k)
-						: -1;
+#pragma unroll 8
+			for (int k = 0; k < p.topk; k++) {
+				int64_t id = raw_choice(p.topk_idx, p.topk_dtype,
+							token * p.topk + k);
+				/* A bad one was noted when it was sent; the result may be out already. */
+				bool good = id >= 0 && id < c.num_experts;
+				unsigned rank = (unsigned)(expert_rank(c, good ? (int)id : 0) - base);
 
-			/* A bad one was noted when it was sent; the result may be out already. */
-			rank[half] = id < 0 || id >= c.num_experts ? -1 : expert_rank(c, (int)id);
-		}
-		warp_distinct(&rank[0], &rank[1], p.topk > 32);
-		for (int half = 0; half < 2; half++) {
-			if (rank[half] >= 0) {
-				atomicAdd(&p.route->send_count[rank[half]], 1);
+				ranks |= good && rank < 64u ? UINT64_C(1) << rank : 0;
+			}
+			for (; ranks; ranks &= ranks - 1) {
+				atomicAdd(&counts[base + __ffsll((long long)ranks) - 1], 1);
 			}
 		}
 	}
+	__syncthreads();
+	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		p.route->send_count[rank] = counts[rank];
+	}
+	__syncthreads();
 }
 
 /* False: the comm has failed. */
@@ -315,20 +323,20 @@ DEV bool send_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 DEV void check_header(const struct moeep_ll_dispatch_params &p, int source, int64_t tokens,
 		      const char *slot)
 {
-	volatile const struct ll_header *header = (volatile const struct ll_header *)slot;
-	int field = header->dtype != p.dtype   ? 1
-		    : header->quant != p.quant ? 2
-		    : header->topk != p.topk   ? 3
-					       : 0;
+	const struct ll_header header = *(const struct ll_header *)slot;
+	int field = header.dtype != p.dtype   ? 1
+		    : header.quant != p.quant ? 2
+		    : header.topk != p.topk   ? 3
+					      : 0;
 
 	/* A rank without tokens cannot have weights to give. */
-	if (field == 0 && tokens > 0 && p.num_tokens > 0 && header->given != p.given) {
+	if (field == 0 && tokens > 0 && p.num_tokens > 0 && header.given != p.given) {
 		field = 4;
 	}
 	if (field != 0) {
 		raise(p.c, MOEEP_ERR_MISMATCH, source, field, p.route->ll_epoch, 0, 0);
 	}
-	if (tokens > 0 && header->given) {
+	if (tokens > 0 && header.given) {
 		p.route->weighted = 1;
 	}
 }
@@ -339,19 +347,34 @@ DEV void count_source(const struct moeep_ll_dispatch_params &p, const char *slot
 {
 	const int32_t *idx = ll_slot_idx(slot);
 
-	for (int t = (int)threadIdx.x; t < tokens; t += (int)blockDim.x) {
+	for (int base = 32 * WARP; base < tokens; base += (int)blockDim.x) {
+		int t = base + LANE;
 		bool here = false;
+		unsigned votes;
 
-		for (int k = 0; k < p.topk; k++) {
-			int e = local_expert(p.c, idx[(int64_t)t * p.topk + k]);
+		for (int first = 0; first < p.topk; first += 8) {
+			int id[8];
 
-			if (e >= 0) {
-				atomicAdd(&hist[e], 1);
-				here = true;
+			/* All loads before the counting, which the compiler would not pass them by. */
+#pragma unroll
+			for (int i = 0; i < 8; i++) {
+				id[i] = t < tokens && first + i < p.topk
+						? idx[(int64_t)t * p.topk + first + i]
+						: -1;
+			}
+#pragma unroll
+			for (int i = 0; i < 8; i++) {
+				int e = id[i] < 0 ? -1 : local_expert(p.c, id[i]);
+
+				if (e >= 0) {
+					atomicAdd(&hist[e], 1);
+					here = true;
+				}
 			}
 		}
-		if (here) {
-			atomicAdd(found, 1);
+		votes = __ballot_sync(FULL, here);
+		if (LANE == 0 && votes) {
+			atomicAdd(found, __popc(votes));
 		}
 	}
 }
@@ -681,9 +704,6 @@ DEV void tell_host(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 	const struct moeep_dev_context &c = p.c;
 	const struct moeep_dev_route *route = p.route;
 
-	if (p.phases & PHASE_SEND) {
-		count_sent(p);
-	}
 	__syncthreads();
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
 		if (p.phases & PHASE_SEND) {
@@ -720,6 +740,9 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	}
 	if (p.phases & PHASE_SEND) {
 		ok = send_phase(p, send_epoch);
+		if (ok && blockIdx.x == gridDim.x - 1) {
+			count_sent(p, shared);
+		}
 	}
 	if (ok && (p.phases & PHASE_RECV)) {
 		ok = recv_phase(p, recv_epoch, shared);

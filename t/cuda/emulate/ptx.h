@@ -103,6 +103,11 @@ DEV int __popc(unsigned int value)
 	return __builtin_popcount(value);
 }
 
+DEV int __ffsll(long long value)
+{
+	return __builtin_ffsll(value);
+}
+
 DEV int __ffs(int value)
 {
 	return __builtin_ffs(value);
