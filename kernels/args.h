@@ -207,11 +207,8 @@ struct moeep_dev_region {
 	uint32_t reserved;
 };
 
-/*
- * The routing that a handle keeps, in device memory. Scalars are written by kernels of dispatch;
- * arrays lie behind pointers that the host sets once.
- */
-struct moeep_dev_route {
+/* Numbers of the routing that a handle keeps, in device memory, written by kernels of dispatch. */
+struct moeep_dev_route_state {
 	uint64_t epoch; /* of the dispatch; HT */
 	uint64_t ll_epoch;
 	int32_t valid;	  /* HT routing is there */
@@ -221,7 +218,11 @@ struct moeep_dev_route {
 	int64_t num_rows; /* received, padding included */
 	int64_t num_records;
 	int64_t ll_most; /* rows of the local expert that has most */
+};
 
+/* The routing: where all of it is. Passed by value, since a pointer in memory costs a trip there. */
+struct moeep_dev_route {
+	struct moeep_dev_route_state *state;
 	int32_t *topk_idx;	/* [N, K] */
 	float *topk_weights;	/* [N, K] */
 	int32_t *position;	/* [N, R] flat row at each rank, or -1: HT */
@@ -284,7 +285,7 @@ MOEEP_ARGS_ASSERT(struct moeep_dev_entry, 112);
 
 /*
  * The plan of the HT operation that is under way, in device memory of the buffer: written by block 0,
- * read by the others, and by the kernel after it. Arrays [R] follow.
+ * read by the others, and by the kernel after it.
  */
 struct moeep_dev_plan {
 	uint64_t epoch;
@@ -295,6 +296,10 @@ struct moeep_dev_plan {
 	int32_t scale_dtype;
 	int32_t topk;
 	struct moeep_dev_result result;
+};
+
+/* Its part by rank, [R] in device memory each; passed by value. */
+struct moeep_dev_ends {
 	/*
 	 * [R] where rows of this rank go at each, by their position: dispatch there, combine here. NULL:
 	 * they are not wanted, or read where they are.
@@ -336,8 +341,9 @@ struct moeep_ht_route_args {
 
 struct moeep_ht_dispatch_params {
 	struct moeep_dev_context c;
-	struct moeep_dev_route *route;
+	struct moeep_dev_route route;
 	struct moeep_dev_plan *plan;
+	struct moeep_dev_ends ends;
 	struct moeep_ht_route_args begin;
 	const char *x;
 	uint64_t row_bytes;
@@ -363,7 +369,7 @@ struct moeep_ht_dispatch_params {
 /* Expert-major: from the window's records and rows to the outputs. */
 struct moeep_ht_expand_params {
 	struct moeep_dev_context c;
-	struct moeep_dev_route *route;
+	struct moeep_dev_route route;
 	struct moeep_dev_plan *plan;
 	struct moeep_dev_scratch scratch;
 	uint64_t row_bytes;
@@ -380,8 +386,9 @@ struct moeep_ht_expand_params {
 
 struct moeep_ht_combine_params {
 	struct moeep_dev_context c;
-	struct moeep_dev_route *route;
+	struct moeep_dev_route route;
 	struct moeep_dev_plan *plan;
+	struct moeep_dev_ends ends;
 	struct moeep_ht_route_args begin;
 	const char *x;
 	const float *topk_weights;
@@ -408,7 +415,7 @@ struct moeep_ht_combine_params {
 
 struct moeep_ll_dispatch_params {
 	struct moeep_dev_context c;
-	struct moeep_dev_route *route;
+	struct moeep_dev_route route;
 	const char *x;
 	const void *topk_idx;
 	const float *topk_weights;
@@ -437,7 +444,7 @@ struct moeep_ll_dispatch_params {
 
 struct moeep_ll_combine_params {
 	struct moeep_dev_context c;
-	struct moeep_dev_route *route;
+	struct moeep_dev_route route;
 	const char *x;
 	char *out;
 	const char *bias;

@@ -17,7 +17,7 @@ DEV bool end_reading(const struct moeep_ht_combine_params &p)
 	uint64_t word = flag_word(p.plan->epoch, 0);
 
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
-		if (p.plan->channels[rank] == 0) {
+		if (p.ends.channels[rank] == 0) {
 			/* Pairs with the wait below. What was read comes before it. */
 			store_release(flag_at(c, rank, c.window.ht_read_flag, c.rank), word);
 		}
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 	if (!kernel_begin(c)) {
 		return;
 	}
-	ok = route_begin(c, p.route, p.plan, p.begin, (int *)shared);
+	ok = route_begin(c, p.route, p.plan, p.ends, p.begin, (int *)shared);
 	if (ok && p.plan->move) {
 		ok = combine_rows(p, shared);
 	}

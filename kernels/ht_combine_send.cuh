@@ -22,7 +22,7 @@ DEV int channels_of(const struct moeep_ht_combine_params &p)
 /* What a channel of this rank has of a source's records. */
 DEV struct span records_of(const struct moeep_ht_combine_params &p, int source, int channel)
 {
-	return span_of(p.route->recv_count[source], channels_of(p), channel);
+	return span_of(p.route.recv_count[source], channels_of(p), channel);
 }
 
 /* Sources that this rank sends rows to; of a flat layout its own rows stay where they are. */
@@ -51,12 +51,12 @@ DEV struct order order_of(const struct moeep_ht_combine_params &p, int channel, 
 	int source = p.c.rank + 1 + from + LANE;
 
 	source -= source >= p.c.num_ranks ? p.c.num_ranks : 0;
-	if (LANE < o.sources && p.plan->dst[source] && p.x) {
+	if (LANE < o.sources && p.ends.dst[source] && p.x) {
 		struct span s = records_of(p, source, channel);
 
 		o.count = (int)s.count;
-		o.record = (int64_t)p.route->recv_base[source] + s.first;
-		o.to = p.plan->dst[source] + (uint64_t)o.record * p.staged_bytes;
+		o.record = (int64_t)p.route.recv_base[source] + s.first;
+		o.to = p.ends.dst[source] + (uint64_t)o.record * p.staged_bytes;
 	}
 	o.turns = (int)__reduce_max_sync(FULL, (unsigned)o.count);
 	return o;
@@ -105,7 +105,7 @@ DEV void report_channel(const struct moeep_ht_combine_params &p, int channel, bo
 		uint64_t *progress = progress_at(p.c, source, p.c.rank, channel);
 		uint64_t word = flag_word(p.plan->epoch, count);
 
-		if (count == 0 || !p.plan->dst[source]) {
+		if (count == 0 || !p.ends.dst[source]) {
 			continue;
 		}
 		if (fenced) {
@@ -315,8 +315,8 @@ DEV void find_terms(const struct moeep_ht_combine_params &p, int64_t record, str
 {
 	for (int half = 0; half * 32 < p.topk; half++) {
 		int k = half * 32 + LANE;
-		int64_t row = k < p.topk ? p.route->record_rows[record * p.topk + k] : -1;
-		float weight = k < p.topk ? p.route->record_weights[record * p.topk + k] : 0.0f;
+		int64_t row = k < p.topk ? p.route.record_rows[record * p.topk + k] : -1;
+		float weight = k < p.topk ? p.route.record_weights[record * p.topk + k] : 0.0f;
 		const char *mine = p.x + (row >= 0 ? (uint64_t)row * p.row_bytes : 0);
 
 		for (unsigned m = __ballot_sync(FULL, row >= 0); m; m &= m - 1) {
@@ -387,7 +387,7 @@ DEV void send_rows(const struct moeep_ht_combine_params &p, char *stages, struct
 DEV void send_values(const struct moeep_ht_combine_params &p)
 {
 	const struct moeep_dev_context &c = p.c;
-	int64_t values = p.route->num_records * p.topk;
+	int64_t values = p.route.state->num_records * p.topk;
 	int64_t thread = (int64_t)part_of(p.senders).index * VALUE_THREADS + threadIdx.x -
 			 32 * FIRST_RECORDER;
 	int64_t step = (int64_t)p.senders * VALUE_THREADS;
@@ -395,9 +395,9 @@ DEV void send_values(const struct moeep_ht_combine_params &p)
 #pragma unroll 2
 	for (int64_t at = thread; at < values; at += step) {
 		int64_t record = at / p.topk;
-		int source = record_source(*p.route, record, c.num_ranks);
-		int64_t index = record - p.route->recv_base[source];
-		int64_t row = p.expert_major ? p.route->record_rows[at] : at;
+		int source = record_source(p.route, record, c.num_ranks);
+		int64_t index = record - p.route.recv_base[source];
+		int64_t row = p.expert_major ? p.route.record_rows[at] : at;
 
 		record_weights(c, source, (int64_t)c.rank * c.ht_max_tokens + index,
 			       p.topk)[at - record * p.topk] =

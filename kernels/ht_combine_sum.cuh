@@ -34,7 +34,7 @@ DEV struct table table_of(char *shared, int num_ranks, int32_t *failed)
 /* Do rows of a rank come while sums are made? Else they are where they are from the beginning. */
 DEV bool is_watched(const struct moeep_ht_combine_params &p, int rank)
 {
-	return p.plan->channels[rank] > 0 && (rank != p.c.rank || p.expert_major);
+	return p.ends.channels[rank] > 0 && (rank != p.c.rank || p.expert_major);
 }
 
 /* What a lane waits for, for a report. */
@@ -55,8 +55,8 @@ DEV bool look_at_channels(const struct moeep_ht_combine_params &p, const struct 
 	const uint64_t *words = progress_at(c, c.rank, rank, 0);
 	volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS;
 	uint64_t zero = flag_word(p.plan->epoch, 0);
-	int channels = p.plan->channels[rank];
-	int count = p.route->send_count[rank];
+	int channels = p.ends.channels[rank];
+	int count = p.route.send_count[rank];
 	uint64_t seen[LOOKS];
 	bool news = false;
 
@@ -95,7 +95,7 @@ DEV bool pass_channels(const struct moeep_ht_combine_params &p, const struct tab
 		       int *first)
 {
 	const volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS;
-	int channels = p.plan->channels[rank];
+	int channels = p.ends.channels[rank];
 
 	while (*first < channels) {
 		int channel = *first + LANE;
@@ -167,11 +167,11 @@ DEV struct giver giver_of(const struct moeep_ht_combine_params &p, int rank)
 	struct giver g = {NULL, 0, 0};
 
 	if (rank < p.c.num_ranks) {
-		g.rows = p.plan->src[rank];
-		g.base = p.route->send_base[rank];
+		g.rows = p.ends.src[rank];
+		g.base = p.route.send_base[rank];
 	}
 	if (rank < p.c.num_ranks && is_watched(p, rank)) {
-		g.each = (int)per_channel(p.route->send_count[rank], p.plan->channels[rank]);
+		g.each = (int)per_channel(p.route.send_count[rank], p.ends.channels[rank]);
 	}
 	return g;
 }
@@ -197,7 +197,7 @@ DEV bool wait_row(const struct table &table, int rank, int position, const struc
 DEV int position_of(const struct moeep_ht_combine_params &p, int64_t token, int rank)
 {
 	return rank < p.c.num_ranks && token < p.num_tokens
-		       ? p.route->position[token * p.c.num_ranks + rank]
+		       ? p.route.position[token * p.c.num_ranks + rank]
 		       : -1;
 }
 
@@ -311,14 +311,14 @@ DEV bool take_values(const struct moeep_ht_combine_params &p)
 	}
 	for (int64_t i = (int64_t)block * blockDim.x + threadIdx.x; i < p.num_tokens * p.topk;
 	     i += threads) {
-		int id = p.route->topk_idx[i];
+		int id = p.route.topk_idx[i];
 		float value = 0.0f;
 
 		if (id >= 0) {
 			int rank = expert_rank(c, id);
 			int64_t token = i / p.topk;
-			int64_t index = p.route->position[token * c.num_ranks + rank] -
-					p.route->send_base[rank];
+			int64_t index = p.route.position[token * c.num_ranks + rank] -
+					p.route.send_base[rank];
 
 			value = record_weights(c, c.rank,
 					       (int64_t)rank * c.ht_max_tokens + index,

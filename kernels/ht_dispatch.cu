@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	if (!kernel_begin(c)) {
 		return;
 	}
-	ok = route_begin(c, p.route, p.plan, p.begin, (int *)shared);
+	ok = route_begin(c, p.route, p.plan, p.ends, p.begin, (int *)shared);
 	if (ok && p.plan->move) {
 		ok = move_rows(p, shared);
 	}

@@ -40,7 +40,7 @@ DEV void number_choices(const struct moeep_ht_expand_params &p, int *hist, int64
 		int64_t row = -1;
 
 		if (e >= 0) {
-			row = (int64_t)p.route->expert_offset[e] + hist[e] +
+			row = (int64_t)p.route.expert_offset[e] + hist[e] +
 			      __popc(same & ((1u << LANE) - 1u));
 		}
 		__syncwarp();
@@ -49,8 +49,8 @@ DEV void number_choices(const struct moeep_ht_expand_params &p, int *hist, int64
 		}
 		__syncwarp();
 		if (in) {
-			p.route->record_rows[at] = e < 0 ? -1 : fits ? row : -2;
-			p.route->record_weights[at] = weights[at];
+			p.route.record_rows[at] = e < 0 ? -1 : fits ? row : -2;
+			p.route.record_weights[at] = weights[at];
 		}
 	}
 }
@@ -100,12 +100,12 @@ DEV void expand_record(const struct moeep_ht_expand_params &p, int64_t record,
 {
 	const struct moeep_dev_context &c = p.c;
 	int topk = p.plan->topk;
-	int source = record_source(*p.route, record, c.num_ranks);
+	int source = record_source(p.route, record, c.num_ranks);
 	const char *from = window_at(c, c.rank, c.window.rows) + (uint64_t)record * p.row_bytes;
 
 	for (int half = 0; half * 32 < topk; half++) {
 		int k = half * 32 + LANE;
-		int64_t row = k < topk ? p.route->record_rows[record * topk + k] : -1;
+		int64_t row = k < topk ? p.route.record_rows[record * topk + k] : -1;
 		unsigned valid = __ballot_sync(FULL, row >= 0);
 		const char *mine = p.recv_x + (row >= 0 ? (uint64_t)row * p.row_bytes : 0);
 
@@ -188,10 +188,10 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_SUM_THREADS, 1)
 		return;
 	}
 	if (p.plan->move) {
-		int64_t records = p.route->num_records;
+		int64_t records = p.route.state->num_records;
 		int64_t first = records * blockIdx.x / gridDim.x;
 		int64_t last = records * (blockIdx.x + 1) / gridDim.x;
-		bool fits = p.route->num_rows <= p.capacity;
+		bool fits = p.route.state->num_rows <= p.capacity;
 		struct moeep_dev_scales scales = scales_of(p);
 
 		for (int e = (int)threadIdx.x; e < c.local_experts; e += (int)blockDim.x) {
@@ -209,12 +209,12 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_SUM_THREADS, 1)
 		}
 		for (int64_t e = warp; fits && e < c.local_experts; e += warps) {
 			fill_rows(p,
-				  (int64_t)p.route->expert_offset[e] + p.route->expert_count[e],
-				  p.route->expert_offset[e + 1],
+				  (int64_t)p.route.expert_offset[e] + p.route.expert_count[e],
+				  p.route.expert_offset[e + 1],
 				  (p.call_flags & MOEEP_DISPATCH_ZERO_PADDING) != 0, scales);
 		}
 		if (fits && (p.call_flags & MOEEP_DISPATCH_FILL_TAIL)) {
-			for (int64_t row = p.route->num_rows + warp; row < p.capacity;
+			for (int64_t row = p.route.state->num_rows + warp; row < p.capacity;
 			     row += warps) {
 				fill_rows(p, row, row + 1, false, scales);
 			}

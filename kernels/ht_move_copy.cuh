@@ -22,7 +22,7 @@ DEV struct arrival arrival_of(const struct moeep_ht_dispatch_params &p, int sour
 {
 	const int32_t *first = entry_channels(entry_at(p.c, p.c.rank, p.plan->epoch, source));
 
-	return arrival{source, channel, (int64_t)p.route->recv_base[source] + first[channel],
+	return arrival{source, channel, (int64_t)p.route.recv_base[source] + first[channel],
 		       (int64_t)first[channel + 1] - first[channel]};
 }
 
@@ -139,7 +139,7 @@ DEV bool copy_channels(const struct moeep_ht_dispatch_params &p, int index, int 
 
 	for (int i = 1; i < p.c.num_ranks && ok; i++) {
 		int source = (p.c.rank + p.c.num_ranks - i) % p.c.num_ranks;
-		int channels = p.plan->channels[source];
+		int channels = p.ends.channels[source];
 		int at = index;
 
 		for (; at < channels && ok; at += step) {
@@ -174,7 +174,7 @@ DEV bool wait_all_rows(const struct moeep_ht_dispatch_params &p)
 	bool ok = true;
 
 	for (int source = 0; source < p.c.num_ranks && ok; source++) {
-		int channels = source == p.c.rank ? 0 : p.plan->channels[source];
+		int channels = source == p.c.rank ? 0 : p.ends.channels[source];
 
 		for (int64_t at = thread; at < channels && ok; at += threads) {
 			struct arrival a = arrival_of(p, source, (int)at);

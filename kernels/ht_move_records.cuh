@@ -35,11 +35,11 @@ DEV void send_records(const struct moeep_ht_dispatch_params &p, int64_t begin, i
 		int64_t at = begin * topk + i;
 		int64_t token = begin + i / topk;
 		int k = i % topk;
-		int id = p.route->topk_idx[at];
-		float weight = weights ? p.route->topk_weights[at] : 0.0f;
+		int id = p.route.topk_idx[at];
+		float weight = weights ? p.route.topk_weights[at] : 0.0f;
 
 		for (int rank = 0; rank < c.num_ranks; rank++) {
-			int position = p.route->position[token * c.num_ranks + rank];
+			int position = p.route.position[token * c.num_ranks + rank];
 
 			if (position >= 0) {
 				record_idx(c, rank, position, topk)[k] = id;
@@ -56,7 +56,7 @@ DEV void send_records(const struct moeep_ht_dispatch_params &p, int64_t begin, i
 	if (!wide_scales(p.scales)) {
 		for (int64_t token = begin + thread / 32; token < end; token += step / 32) {
 			for (int rank = 0; rank < c.num_ranks; rank++) {
-				int position = p.route->position[token * c.num_ranks + rank];
+				int position = p.route.position[token * c.num_ranks + rank];
 
 				if (position >= 0) {
 					warp_read_scales(p.scales, token,
@@ -75,7 +75,7 @@ DEV void send_records(const struct moeep_ht_dispatch_params &p, int64_t begin, i
 		uint4 v = ((const uint4 *)row)[i % wide];
 
 		for (int rank = 0; rank < c.num_ranks; rank++) {
-			int position = p.route->position[token * c.num_ranks + rank];
+			int position = p.route.position[token * c.num_ranks + rank];
 
 			if (position >= 0) {
 				((uint4 *)record_scales(c, rank, position))[i % wide] = v;
@@ -150,7 +150,7 @@ DEV void fill_tail(const struct moeep_ht_dispatch_params &p, int64_t thread, int
 {
 	int topk = p.plan->topk;
 
-	for (int64_t i = p.route->num_rows * topk + thread; i < p.capacity * topk; i += step) {
+	for (int64_t i = p.route.state->num_rows * topk + thread; i < p.capacity * topk; i += step) {
 		if (p.recv_topk_idx && p.begin.topk_dtype == MOEEP_INT32) {
 			((int32_t *)p.recv_topk_idx)[i] = -1;
 		} else if (p.recv_topk_idx) {
@@ -160,7 +160,7 @@ DEV void fill_tail(const struct moeep_ht_dispatch_params &p, int64_t thread, int
 			p.recv_topk_weights[i] = 0.0f;
 		}
 	}
-	for (int64_t row = p.route->num_rows + thread; row < p.capacity; row += step) {
+	for (int64_t row = p.route.state->num_rows + thread; row < p.capacity; row += step) {
 		if (p.recv_src_token) {
 			p.recv_src_token[row] = -1;
 		}
@@ -195,8 +195,8 @@ DEV bool records(const struct moeep_ht_dispatch_params &p)
 	for (int i = 0; i < c.num_ranks && ok; i++) {
 		/* This rank's own first: they are there. */
 		int source = (c.rank + i) % c.num_ranks;
-		int64_t begin = p.route->recv_base[source];
-		int64_t end = p.route->recv_base[source + 1];
+		int64_t begin = p.route.recv_base[source];
+		int64_t end = p.route.recv_base[source + 1];
 		uint64_t seen;
 
 		if (LANE == 0) {

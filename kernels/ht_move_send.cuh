@@ -70,16 +70,16 @@ DEV struct target target_of(const struct moeep_ht_dispatch_params &p, int rank)
 
 	if (rank < p.c.num_ranks) {
 		t.rank = rank;
-		t.rows = p.plan->dst[rank];
-		t.limit = p.plan->limit[rank];
-		t.report = p.plan->staged[rank] != 0;
+		t.rows = p.ends.dst[rank];
+		t.limit = p.ends.limit[rank];
+		t.report = p.ends.staged[rank] != 0;
 	}
 	return t;
 }
 
 DEV int position_of(const struct moeep_ht_dispatch_params &p, int rank, int64_t token)
 {
-	return rank >= 0 ? p.route->position[token * p.c.num_ranks + rank] : -1;
+	return rank >= 0 ? p.route.position[token * p.c.num_ranks + rank] : -1;
 }
 
 /* Pairs with the wait for rows of the rank that they go to. */

@@ -13,7 +13,8 @@ DEV const struct moeep_dev_entry *head_of(const struct route &r, int rank)
 	return rank < HEADS ? &r.heads[rank] : entry_of(r.c, r.epoch, rank);
 }
 
-DEV void read_heads(struct route *r, struct moeep_dev_entry *heads)
+/* Also this rank's tokens for each, in run. */
+DEV void read_heads(struct route *r, struct moeep_dev_entry *heads, int *run)
 {
 	const int parts = (int)(sizeof(*heads) / 16);
 	int ranks = r->c.num_ranks < HEADS ? r->c.num_ranks : HEADS;
@@ -23,6 +24,9 @@ DEV void read_heads(struct route *r, struct moeep_dev_entry *heads)
 			((const uint4 *)entry_of(r->c, r->epoch, i / parts))[i % parts];
 	}
 	r->heads = heads;
+	for (int i = (int)threadIdx.x; i < r->c.num_ranks; i += (int)blockDim.x) {
+		run[i] = counts_of(r->c, r->epoch, r->c.rank)[i];
+	}
 	__syncthreads();
 }
 
@@ -135,36 +139,46 @@ DEV void place_flat(const struct route &r, const int *run, const int *base,
 		    struct shortage *shortage)
 {
 	const struct moeep_dev_context &c = r.c;
-	struct moeep_dev_route *route = r.route;
+	const struct moeep_dev_route &route = r.route;
+	bool flat = r.p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
+	/* Loaded before the compiler sees stores, which it would not pass. */
+	int64_t near = (int)threadIdx.x < c.num_ranks
+			       ? counts_of(c, r.epoch, (int)threadIdx.x)[c.rank]
+			       : 0;
 	int64_t total = 0;
 
 	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
 		int64_t sum = tokens_for(r, to);
 
-		route->needed[to] = sum;
-		route->send_count[to] = run[to];
-		route->send_base[to] = base[to];
+		route.needed[to] = sum;
+		route.send_count[to] = run[to];
+		route.send_base[to] = base[to];
 		if (sum > head_of(r, to)->max_recv) {
 			atomicMin(&shortage->handle, to);
+		}
+		if (flat && sum > head_of(r, to)->capacity) {
+			atomicMin(&shortage->rows, to);
 		}
 	}
 	for (int begin = 0; begin < c.num_ranks; begin += (int)blockDim.x) {
 		int from = begin + (int)threadIdx.x;
-		int64_t own = from < c.num_ranks ? counts_of(c, r.epoch, from)[c.rank] : 0;
+		int64_t own = begin == 0	     ? near
+			      : from < c.num_ranks ? counts_of(c, r.epoch, from)[c.rank]
+						   : 0;
 		int64_t all;
 		int64_t before = block_scan(own, &all);
 
 		if (from < c.num_ranks) {
-			route->recv_base[from] = (int32_t)(total + before);
-			route->recv_count[from] = (int32_t)own;
+			route.recv_base[from] = (int32_t)(total + before);
+			route.recv_count[from] = (int32_t)own;
 		}
 		total += all;
 	}
 	if (threadIdx.x == 0) {
-		route->recv_base[c.num_ranks] = (int32_t)total;
-		route->num_records = total;
-		route->num_rows = total;
-		route->epoch = r.epoch;
+		route.recv_base[c.num_ranks] = (int32_t)total;
+		route.state->num_records = total;
+		route.state->num_rows = total;
+		route.state->epoch = r.epoch;
 	}
 	__syncthreads();
 }
@@ -173,7 +187,7 @@ DEV void place_flat(const struct route &r, const int *run, const int *base,
 DEV void place_experts(const struct route &r)
 {
 	const struct moeep_dev_context &c = r.c;
-	struct moeep_dev_route *route = r.route;
+	const struct moeep_dev_route &route = r.route;
 	int64_t alignment = r.p.entry.alignment;
 	bool rows = r.p.entry.row_layout == MOEEP_ROWS_EXPERT_MAJOR;
 	int64_t total = 0;
@@ -189,15 +203,15 @@ DEV void place_experts(const struct route &r)
 		}
 		before = block_scan(align_up(count, alignment), &all);
 		if (e < c.local_experts) {
-			route->expert_count[e] = (int32_t)count;
-			route->expert_offset[e] = (int32_t)(total + before);
+			route.expert_count[e] = (int32_t)count;
+			route.expert_offset[e] = (int32_t)(total + before);
 		}
 		total += all;
 	}
 	if (threadIdx.x == 0) {
-		route->expert_offset[c.local_experts] = (int32_t)total;
+		route.expert_offset[c.local_experts] = (int32_t)total;
 		if (rows) {
-			route->num_rows = total;
+			route.state->num_rows = total;
 		}
 	}
 	__syncthreads();
@@ -206,7 +220,7 @@ DEV void place_experts(const struct route &r)
 	}
 	/* What the others need: all ranks must know whether it fits. */
 	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
-		route->needed[to] = 0;
+		route.needed[to] = 0;
 	}
 	__syncthreads();
 	for (int e = (int)threadIdx.x; e < c.num_experts; e += (int)blockDim.x) {
@@ -216,7 +230,7 @@ DEV void place_experts(const struct route &r)
 		for (int from = 0; from < c.num_ranks; from++) {
 			count += counts_of(c, r.epoch, from)[c.num_ranks + e];
 		}
-		atomicAdd((unsigned long long *)&route->needed[to],
+		atomicAdd((unsigned long long *)&route.needed[to],
 			  (unsigned long long)align_up(count,
 						       head_of(r, to)->alignment));
 	}
@@ -228,17 +242,17 @@ DEV void write_counts(const struct route &r)
 {
 	const struct moeep_ht_route_args &p = r.p;
 	const struct moeep_dev_context &c = r.c;
-	const struct moeep_dev_route *route = r.route;
+	const struct moeep_dev_route &route = r.route;
 
 	for (int rank = (int)threadIdx.x; !r.cached && rank < c.num_ranks; rank += (int)blockDim.x) {
-		route->host_send[rank] = route->send_count[rank];
-		route->host_recv[rank] = route->recv_count[rank];
+		route.host_send[rank] = route.send_count[rank];
+		route.host_recv[rank] = route.recv_count[rank];
 	}
 	for (int e = (int)threadIdx.x; e <= c.local_experts; e += (int)blockDim.x) {
-		int32_t offset = route->expert_offset[e];
+		int32_t offset = route.expert_offset[e];
 
 		if (!r.cached) {
-			route->host_offsets[e] = offset;
+			route.host_offsets[e] = offset;
 		}
 		if (p.recv_expert_offsets) {
 			p.recv_expert_offsets[e] = offset;
@@ -247,21 +261,21 @@ DEV void write_counts(const struct route &r)
 			break;
 		}
 		if (!r.cached) {
-			route->host_experts[e] = route->expert_count[e];
+			route.host_experts[e] = route.expert_count[e];
 		}
 		if (p.recv_per_expert) {
-			p.recv_per_expert[e] = route->expert_count[e];
+			p.recv_per_expert[e] = route.expert_count[e];
 		}
 		if (p.recv_per_expert_padded) {
-			p.recv_per_expert_padded[e] = route->expert_offset[e + 1] - offset;
+			p.recv_per_expert_padded[e] = route.expert_offset[e + 1] - offset;
 		}
 	}
 	if (threadIdx.x == 0) {
 		if (p.num_recv) {
-			*p.num_recv = route->num_rows;
+			*p.num_recv = route.state->num_rows;
 		}
-		route->host_rows[0] = route->num_rows;
-		route->host_rows[1] = (int64_t)(r.cached ? route->epoch : r.epoch);
+		route.host_rows[0] = route.state->num_rows;
+		route.host_rows[1] = (int64_t)(r.cached ? route.state->epoch : r.epoch);
 	}
 }
 
@@ -270,10 +284,12 @@ DEV void check_room(const struct route &r, struct shortage *shortage)
 {
 	const struct moeep_dev_context &c = r.c;
 	struct moeep_dev_plan *plan = r.plan;
+	bool look = r.cached || r.p.entry.row_layout == MOEEP_ROWS_EXPERT_MAJOR;
 	int to;
 
-	for (to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
-		if (r.route->needed[to] > head_of(r, to)->capacity) {
+	/* Of a new flat layout place_flat() has looked. */
+	for (to = look ? (int)threadIdx.x : c.num_ranks; to < c.num_ranks; to += (int)blockDim.x) {
+		if (r.route.needed[to] > head_of(r, to)->capacity) {
 			atomicMin(&shortage->rows, to);
 		}
 	}
@@ -283,7 +299,7 @@ DEV void check_room(const struct route &r, struct shortage *shortage)
 	}
 	to = shortage->handle;
 	if (!r.cached) {
-		r.route->valid = to == INT32_MAX;
+		r.route.state->valid = to == INT32_MAX;
 	}
 	if (to < INT32_MAX) {
 		plan->code = MOEEP_ERR_CAPACITY;
@@ -296,39 +312,68 @@ DEV void check_room(const struct route &r, struct shortage *shortage)
 	}
 	to = shortage->rows;
 	plan->move = 1;
-	r.route->overflow = to < INT32_MAX;
+	r.route.state->overflow = to < INT32_MAX;
 	if (to < INT32_MAX) {
 		plan->result = moeep_dev_result{MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_ROWS, to,
-						r.route->needed[to], head_of(r, to)->capacity};
+						r.route.needed[to], head_of(r, to)->capacity};
 	}
 }
 
-/* A place in a rank's symmetric memory, or NULL: that is the end of the comm. */
-DEV char *find_place(const struct route &r, int rank, const struct moeep_dev_place &place)
+/*
+ * How a thread reaches the memory of a rank that it looks after; read before it is known whether it will be
+ * needed, as each of these words is a trip to memory.
+ */
+struct reach {
+	char *rows;   /* of its window */
+	char *region; /* in which its place is, or NULL */
+	uint32_t id;  /* of that */
+};
+
+DEV struct reach reach_of(const struct route &r, int rank)
 {
 	const struct moeep_ht_route_args &p = r.p;
+	struct reach reach = {NULL, NULL, 0};
 
-	if (place.slot >= p.region_slots || p.regions[place.slot].id != place.id) {
+	if (rank < r.c.num_ranks) {
+		uint32_t slot = head_of(r, rank)->place.slot;
+
+		reach.rows = window_at(r.c, rank, r.c.window.rows);
+		if (slot > 0 && slot < p.region_slots) {
+			reach.region = p.region_base[(int64_t)slot * r.c.num_ranks + rank];
+			reach.id = p.regions[slot].id;
+		}
+	}
+	return reach;
+}
+
+/* A place in a rank's symmetric memory, or NULL: that is the end of the comm. */
+DEV char *find_place(const struct route &r, int rank, const struct reach &reach)
+{
+	const struct moeep_dev_place &place = head_of(r, rank)->place;
+
+	if (!reach.region || reach.id != place.id) {
 		raise(r.c, MOEEP_ERR_STATE, rank, 6, r.epoch, 0, 0);
 		return NULL;
 	}
-	return p.region_base[(int64_t)place.slot * r.c.num_ranks + rank] + place.offset;
+	return reach.region + place.offset;
 }
 
 /*
  * Combine: where this rank's rows for each rank go, in its window, and where those of each are found. Both
  * by position, though a window has room for each rank's rows from a place of their own on.
  */
-DEV void find_sources(const struct route &r, struct moeep_dev_plan *plan)
+DEV void find_sources(const struct route &r, const struct reach &first)
 {
 	const struct moeep_ht_route_args &p = r.p;
 	const struct moeep_dev_context &c = r.c;
 	bool flat = p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
 
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+		struct reach reach = rank == (int)threadIdx.x ? first : reach_of(r, rank);
 		const struct moeep_dev_entry *entry = head_of(r, rank);
-		int64_t base = r.route->send_base[rank];
-		int64_t end = base + r.route->send_count[rank];
+		int64_t base = r.route.send_base[rank];
+		int64_t end = base + r.route.send_count[rank];
+		int64_t there = c.rank * c.ht_max_tokens - r.route.recv_base[rank];
 		bool in_place = entry->place.slot != 0;
 		char *at = window_at(c, c.rank, c.window.rows) +
 			   (rank * c.ht_max_tokens - base) * (int64_t)p.row_bytes;
@@ -336,55 +381,59 @@ DEV void find_sources(const struct route &r, struct moeep_dev_plan *plan)
 		if (flat && rank == c.rank) {
 			at = p.own;
 		} else if (in_place) {
-			at = find_place(r, rank, entry->place);
+			at = find_place(r, rank, reach);
 			if (end > entry->capacity) {
 				raise(c, MOEEP_ERR_INVALID, rank, 7, r.epoch, (uint64_t)end,
 				      (uint64_t)entry->capacity);
 				at = NULL;
 			}
 		}
-		plan->src[rank] = at;
-		plan->channels[rank] = in_place ? 0 : entry->channels;
-		at = window_at(c, rank, c.window.rows) +
-		     (c.rank * c.ht_max_tokens - r.route->recv_base[rank]) * (int64_t)p.row_bytes;
-		plan->dst[rank] = entry->wants_rows && p.entry.place.slot == 0 ? at : NULL;
+		r.ends.src[rank] = at;
+		r.ends.channels[rank] = in_place ? 0 : entry->channels;
+		at = reach.rows + there * (int64_t)p.row_bytes;
+		r.ends.dst[rank] = entry->wants_rows && p.entry.place.slot == 0 ? at : NULL;
 	}
 }
 
 /* Where this rank's rows go at each rank. */
-DEV void find_destinations(const struct route &r, struct moeep_dev_plan *plan)
+DEV void find_destinations(const struct route &r, const struct reach &first)
 {
 	const struct moeep_ht_route_args &p = r.p;
 	const struct moeep_dev_context &c = r.c;
 	bool flat = p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR;
 
 	for (int to = (int)threadIdx.x; to < c.num_ranks; to += (int)blockDim.x) {
+		struct reach reach = to == (int)threadIdx.x ? first : reach_of(r, to);
 		const struct moeep_dev_entry *entry = head_of(r, to);
-		char *at = window_at(c, to, c.window.rows);
+		char *at = reach.rows;
 		int64_t limit = INT64_MAX;
 		bool staged = flat;
 
-		plan->channels[to] = entry->channels;
+		r.ends.channels[to] = entry->channels;
 		if (flat && to == c.rank) {
 			at = p.own;
 			limit = entry->capacity;
 			staged = false;
 		} else if (flat && entry->place.slot != 0) {
-			at = find_place(r, to, entry->place);
+			at = find_place(r, to, reach);
 			limit = entry->capacity;
 			staged = false;
 		}
-		plan->dst[to] = entry->wants_rows ? at : NULL;
-		plan->limit[to] = limit;
-		plan->staged[to] = staged;
+		r.ends.dst[to] = entry->wants_rows ? at : NULL;
+		r.ends.limit[to] = limit;
+		r.ends.staged[to] = staged;
 	}
 }
 
 /* By one thread: may the operation go on? */
 DEV void begin_plan(const struct route &r)
 {
-	const struct moeep_dev_route *route = r.route;
+	const struct moeep_dev_route &route = r.route;
 	struct moeep_dev_plan *plan = r.plan;
+	/* On their way while entries are compared. */
+	bool valid = route.state->valid != 0;
+	bool overflow = route.state->overflow != 0;
+	bool weighted = route.state->weighted != 0;
 
 	plan->epoch = r.epoch;
 	plan->topk = r.p.entry.topk;
@@ -393,19 +442,19 @@ DEV void begin_plan(const struct route &r)
 	if (plan->code != MOEEP_OK) {
 		return;
 	}
-	if ((r.combine || r.cached) && !route->valid) {
+	if ((r.combine || r.cached) && !valid) {
 		plan->code = MOEEP_ERR_STATE;
 		plan->result = moeep_dev_result{MOEEP_ERR_STATE, MOEEP_DEV_DETAIL_NO_ROUTE, 0, 0, 0};
-	} else if (r.combine && route->overflow) {
+	} else if (r.combine && overflow) {
 		plan->code = MOEEP_ERR_CAPACITY;
 		plan->result = moeep_dev_result{MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_OVERFLOW, 0, 0, 0};
-	} else if (r.combine && r.p.weighted && !route->weighted) {
+	} else if (r.combine && r.p.weighted && !weighted) {
 		plan->code = MOEEP_ERR_INVALID;
 		plan->result = moeep_dev_result{MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_WEIGHTS, 0, 0, 0};
 	} else if (r.combine) {
 		plan->move = 1;
 	} else {
-		r.route->weighted = (plan->given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
+		r.route.state->weighted = (plan->given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
 	}
 }
 
@@ -417,6 +466,7 @@ DEV bool make_plan(const struct route &r, const int *run, const int *base)
 {
 	__shared__ struct shortage shortage;
 	struct moeep_dev_plan *plan = r.plan;
+	struct reach reach = reach_of(r, (int)threadIdx.x);
 	bool counts;
 
 	if (threadIdx.x == 0) {
@@ -437,9 +487,9 @@ DEV bool make_plan(const struct route &r, const int *run, const int *base)
 		__syncthreads();
 	}
 	if (plan->move && r.combine) {
-		find_sources(r, plan);
+		find_sources(r, reach);
 	} else if (plan->move) {
-		find_destinations(r, plan);
+		find_destinations(r, reach);
 	}
 	return counts;
 }
@@ -456,12 +506,12 @@ DEV void finish_plan(const struct route &r, bool counts)
 		write_counts(r);
 	}
 	if (plan->move && r.combine) {
-		count_traffic(r.c, MOEEP_DEV_COMBINE_ROWS, r.route->send_count, r.p.row_bytes);
+		count_traffic(r.c, MOEEP_DEV_COMBINE_ROWS, r.route.send_count, r.p.row_bytes);
 	} else if (plan->move) {
 		uint64_t scales = (uint64_t)plan->scale_count *
 				  (plan->scale_dtype == MOEEP_UE8M0 ? 1 : 4);
 
-		count_traffic(r.c, MOEEP_DEV_DISPATCH_ROWS, r.route->recv_count,
+		count_traffic(r.c, MOEEP_DEV_DISPATCH_ROWS, r.route.recv_count,
 			      r.p.row_bytes +
 				      (plan->given & MOEEP_DEV_GIVEN_SCALES ? (scales + 15) / 16 * 16 : 0));
 	}
@@ -497,11 +547,13 @@ DEV bool meet(const struct route &r, bool made, uint32_t makers)
  * The begin of an operation, by all blocks. shared: [R] running totals, [R] bases, then the counters of
  * experts if they fit. False: the comm has failed.
  */
-DEV bool route_begin(const struct moeep_dev_context &c, struct moeep_dev_route *route,
-		     struct moeep_dev_plan *plan, const struct moeep_ht_route_args &p, int *shared)
+DEV bool route_begin(const struct moeep_dev_context &c, const struct moeep_dev_route &route,
+		     struct moeep_dev_plan *plan, const struct moeep_dev_ends &ends,
+		     const struct moeep_ht_route_args &p, int *shared)
 {
 	__shared__ __align__(16) struct moeep_dev_entry heads[HEADS];
-	struct route r = {c, route, plan, p, 0, p.entry.op == MOEEP_OP_COMBINE, false, 1, 1, 0, 0,
+	__shared__ __align__(16) struct moeep_dev_plan draft;
+	struct route r = {c, route, &draft, ends, p, 0, p.entry.op == MOEEP_OP_COMBINE, false, 1, 1, 0, 0,
 			  NULL};
 	int *run = shared;
 	int *base = shared + c.num_ranks;
@@ -522,12 +574,11 @@ DEV bool route_begin(const struct moeep_dev_context &c, struct moeep_dev_route *
 		final_positions(r, base);
 	}
 	if (ok && blockIdx.x == 0) {
-		read_heads(&r, heads);
-		for (int i = (int)threadIdx.x; i < c.num_ranks; i += (int)blockDim.x) {
-			run[i] = counts_of(c, r.epoch, c.rank)[i];
-		}
-		__syncthreads();
+		read_heads(&r, heads, run);
 		counts = make_plan(r, run, base);
+		if (threadIdx.x < sizeof(draft) / 16) {
+			((uint4 *)plan)[threadIdx.x] = ((const uint4 *)&draft)[threadIdx.x];
+		}
 	}
 	ok = ok && meet(r, makes, r.combine ? 1 : gridDim.x);
 	if (ok && blockIdx.x == 0) {

@@ -21,8 +21,9 @@
 /* What every block knows of the operation. */
 struct route {
 	const struct moeep_dev_context &c;
-	struct moeep_dev_route *route;
+	const struct moeep_dev_route &route;
 	struct moeep_dev_plan *plan;
+	const struct moeep_dev_ends &ends;
 	const struct moeep_ht_route_args &p;
 	uint64_t epoch;
 	bool combine;
@@ -38,20 +39,20 @@ struct route {
 DEV uint32_t token_ranks(const struct route &r, int64_t token, int from)
 {
 	const struct moeep_dev_context &c = r.c;
-	const struct moeep_dev_route *route = r.route;
+	const struct moeep_dev_route &route = r.route;
 	int topk = r.p.entry.topk;
 	uint32_t mask = 0;
 
 	if (r.cached) {
 		for (int i = 0; i < 32 && from + i < c.num_ranks; i++) {
-			if (route->position[token * c.num_ranks + from + i] >= 0) {
+			if (route.position[token * c.num_ranks + from + i] >= 0) {
 				mask |= 1u << i;
 			}
 		}
 		return mask;
 	}
 	for (int k = 0; k < topk; k++) {
-		int id = route->topk_idx[token * topk + k];
+		int id = route.topk_idx[token * topk + k];
 		int rank = id < 0 ? -1 : expert_rank(c, id) - from;
 
 		if ((unsigned)rank < 32u) {
@@ -85,7 +86,7 @@ DEV void read_token(const struct route &r, int64_t token, int *hist)
 #pragma unroll
 		for (int i = 0; i < 8; i++) {
 			if (first + i < topk) {
-				r.route->topk_idx[token * topk + first + i] = id[i];
+				r.route.topk_idx[token * topk + first + i] = id[i];
 			}
 			if (id[i] >= 0) {
 				atomicAdd(hist ? &hist[id[i]] : &p.scratch.expert_count[id[i]], 1);
@@ -101,7 +102,7 @@ DEV void read_weights(const struct route &r)
 
 	for (int64_t i = r.first * p.entry.topk + threadIdx.x; p.topk_weights && i < end;
 	     i += blockDim.x) {
-		r.route->topk_weights[i] = p.topk_weights[i];
+		r.route.topk_weights[i] = p.topk_weights[i];
 	}
 }
 
@@ -144,7 +145,7 @@ DEV void number_tokens(const struct route &r, int *run, int *hist)
 				}
 				number += __popc(votes & ((1u << LANE) - 1u));
 				if (in && !r.cached) {
-					r.route->position[token * c.num_ranks + from + i] =
+					r.route.position[token * c.num_ranks + from + i] =
 						mask >> i & 1u ? number : -1;
 				}
 				if (begins) {
@@ -209,13 +210,13 @@ DEV void write_entries(const struct route &r, const int *run)
 	if (threadIdx.x == 0) {
 		entry = p.entry;
 		if (r.combine || r.cached) {
-			entry.route = r.route->valid ? r.route->epoch : 0;
+			entry.route = r.route.state->valid ? r.route.state->epoch : 0;
 		} else {
 			entry.route = r.epoch;
 		}
 		if (r.combine) {
-			entry.num_tokens = r.route->num_records;
-		} else if (r.cached && r.route->weighted && !p.topk_weights) {
+			entry.num_tokens = r.route.state->num_records;
+		} else if (r.cached && r.route.state->weighted && !p.topk_weights) {
 			entry.given |= MOEEP_DEV_GIVEN_WEIGHTS;
 		}
 	}
@@ -278,10 +279,10 @@ DEV void final_positions(const struct route &r, const int *base)
 
 	for (int64_t i = r.first * r.c.num_ranks + threadIdx.x; i < end; i += blockDim.x) {
 		int rank = (int)(i % r.c.num_ranks);
-		int own = r.route->position[i];
+		int own = r.route.position[i];
 
 		if (own >= 0) {
-			r.route->position[i] =
+			r.route.position[i] =
 				own + base[rank] +
 				p.scratch.block_total[(int)blockIdx.x * r.c.num_ranks + rank];
 		}
@@ -298,7 +299,7 @@ DEV void enter(struct route *route, int *run, int *shared_hist)
 
 	if (r.combine) {
 		for (int i = (int)threadIdx.x; i < c.num_ranks; i += (int)blockDim.x) {
-			run[i] = r.route->recv_count[i];
+			run[i] = r.route.recv_count[i];
 		}
 		__syncthreads();
 		write_entries(r, run);

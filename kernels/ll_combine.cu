@@ -14,7 +14,7 @@
 DEV uint64_t agreement(const struct moeep_ll_combine_params &p)
 {
 	return (uint64_t)(p.dtype & 15) << 1 | (uint64_t)(p.unweighted & 1) << 5 |
-	       (p.route->ll_epoch & 0xffff) << 6;
+	       (p.route.state->ll_epoch & 0xffff) << 6;
 }
 
 /* A warp's part of the partial row of a token. */
@@ -34,11 +34,11 @@ DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, i
 	/* The rows that are here, without gaps: term i at lane i % 32. */
 	for (int half = 0; half * 32 < p.topk; half++) {
 		int k = half * 32 + LANE;
-		int64_t place = k < p.topk ? p.route->record_rows[at + k] : -1;
+		int64_t place = k < p.topk ? p.route.record_rows[at + k] : -1;
 		unsigned valid = __ballot_sync(FULL, place >= 0 && p.x);
 		int64_t row = (place >> 32) * p.capacity + (place & 0xffffffff);
 		const char *mine = p.x + (uint64_t)row * p.row_bytes;
-		float weight = k < p.topk ? p.route->record_weights[at + k] : 0.0f;
+		float weight = k < p.topk ? p.route.record_weights[at + k] : 0.0f;
 
 		if (place >= 0 && !p.x) {
 			note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X, c.rank,
@@ -76,13 +76,13 @@ DEV int share(int64_t rows, int64_t hidden)
 DEV bool send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch)
 {
 	const struct moeep_dev_context &c = p.c;
-	bool weighted = p.route->weighted && !p.unweighted;
+	bool weighted = p.route.state->weighted && !p.unweighted;
 	int warps = (int)gridDim.x * NUM_WARPS;
 	int64_t total = 0;
 	int parts;
 
 	for (int source = 0; source < c.num_ranks; source++) {
-		total += p.route->ll_tokens[source];
+		total += p.route.ll_tokens[source];
 	}
 	parts = share(total, c.hidden);
 	/* The slot is free once its owner has summed what it held, two epochs ago. */
@@ -94,13 +94,13 @@ DEV bool send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch)
 		int64_t token = u / parts;
 		int source = 0;
 
-		while (token >= p.route->ll_tokens[source]) {
-			token -= p.route->ll_tokens[source++];
+		while (token >= p.route.ll_tokens[source]) {
+			token -= p.route.ll_tokens[source++];
 		}
 		send_partial(p, epoch, source, token, (int)(u % parts), parts, weighted);
 	}
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_CSEND], gridDim.x)) {
-		uint64_t lost = p.route->overflow ? LOST_BIT : 0;
+		uint64_t lost = p.route.state->overflow ? LOST_BIT : 0;
 
 		/* Pairs with the wait for the rows in recv_phase() of each rank. */
 		block_publish(c, by_epoch(c, c.window.ll_csent, epoch), flag_word(epoch, lost | agreement(p)));
@@ -130,7 +130,7 @@ DEV void recv_sum(const struct moeep_ll_combine_params &p, uint64_t epoch, int64
 	last = last < c.hidden ? last : c.hidden;
 	for (int half = 0; half < 2; half++) {
 		int k = half * 32 + LANE;
-		int id = k < p.topk ? p.route->topk_idx[token * p.topk + k] : -1;
+		int id = k < p.topk ? p.route.topk_idx[token * p.topk + k] : -1;
 
 		rank[half] = id < 0 ? -1 : expert_rank(c, id);
 	}
@@ -153,7 +153,7 @@ DEV bool read_flags(const struct moeep_ll_combine_params &p, uint64_t epoch, int
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
 		uint64_t seen = 0;
 
-		if (p.route->send_count[rank] == 0) {
+		if (p.route.send_count[rank] == 0) {
 			continue;
 		}
 		ok = ok && wait_word(c, flag_at(c, c.rank, by_epoch(c, c.window.ll_csent, epoch), rank),
@@ -193,7 +193,7 @@ DEV bool recv_phase(const struct moeep_ll_combine_params &p, uint64_t epoch)
 	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_CRECV], gridDim.x)) {
 		/* Pairs with the wait for credit in send_phase() of each rank. */
 		block_publish(c, c.window.ll_creceived, flag_word(epoch, 0));
-		count_traffic(c, MOEEP_DEV_COMBINE_ROWS, p.route->send_count, p.partial_bytes);
+		count_traffic(c, MOEEP_DEV_COMBINE_ROWS, p.route.send_count, p.partial_bytes);
 		if (threadIdx.x == 0) {
 			c.state->ll_crecv = epoch;
 			if (lost_at >= 0) {

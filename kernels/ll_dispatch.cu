@@ -171,7 +171,7 @@ DEV void send_choices(const struct moeep_ll_dispatch_params &p, uint64_t epoch, 
 			break;
 		}
 		weight = p.given ? p.topk_weights[at] : 0.0f;
-		p.route->topk_idx[at] = id[half];
+		p.route.topk_idx[at] = id[half];
 		for (int rank = 0; rank < c.num_ranks; rank++) {
 			char *slot = ll_slot(c, rank, epoch, c.rank);
 
@@ -269,7 +269,7 @@ DEV void count_sent(const struct moeep_ll_dispatch_params &p, int *counts)
 	}
 	__syncthreads();
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
-		p.route->send_count[rank] = counts[rank];
+		p.route.send_count[rank] = counts[rank];
 	}
 	__syncthreads();
 }
@@ -309,7 +309,7 @@ DEV bool send_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 		/* Pairs with the wait for the rows in recv_phase() of each rank. */
 		block_publish(c, by_epoch(c, c.window.ll_sent, epoch), flag_word(epoch, (uint64_t)p.num_tokens));
 		if (threadIdx.x == 0) {
-			p.route->ll_epoch = epoch;
+			p.route.state->ll_epoch = epoch;
 			c.state->ll_epoch = epoch;
 			if (!(p.phases & PHASE_RECV)) {
 				finish_result(c, MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0);
@@ -334,10 +334,10 @@ DEV void check_header(const struct moeep_ll_dispatch_params &p, int source, int6
 		field = 4;
 	}
 	if (field != 0) {
-		raise(p.c, MOEEP_ERR_MISMATCH, source, field, p.route->ll_epoch, 0, 0);
+		raise(p.c, MOEEP_ERR_MISMATCH, source, field, p.route.state->ll_epoch, 0, 0);
 	}
 	if (tokens > 0 && header.given) {
-		p.route->weighted = 1;
+		p.route.state->weighted = 1;
 	}
 }
 
@@ -387,7 +387,7 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 		     const int *tokens)
 {
 	const struct moeep_dev_context &c = p.c;
-	struct moeep_dev_route *route = p.route;
+	const struct moeep_dev_route &route = p.route;
 	int local = c.local_experts;
 	__shared__ int most;
 	__shared__ int rows;
@@ -397,11 +397,11 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 		most = 0;
 		rows = 0;
 		records = 0;
-		route->weighted = 0;
+		route.state->weighted = 0;
 	}
 	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
-		route->ll_tokens[source] = tokens[source];
-		route->recv_count[source] = 0;
+		route.ll_tokens[source] = tokens[source];
+		route.recv_count[source] = 0;
 	}
 	__syncthreads();
 	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
@@ -419,7 +419,7 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 			__syncthreads();
 		}
 		count_source(p, ll_slot(c, c.rank, epoch, source), tokens[source], own,
-			     &route->recv_count[source]);
+			     &route.recv_count[source]);
 		if (wide) {
 			continue;
 		}
@@ -447,21 +447,21 @@ DEV void recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 		if (p.recv_count) {
 			p.recv_count[e] = total;
 		}
-		route->expert_count[e] = total;
+		route.expert_count[e] = total;
 		atomicMax(&most, total);
 		atomicAdd(&rows, total);
 	}
 	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
-		atomicAdd(&records, ((volatile int32_t *)route->recv_count)[source]);
+		atomicAdd(&records, ((volatile int32_t *)route.recv_count)[source]);
 	}
 	__syncthreads();
 	if (threadIdx.x == 0) {
-		route->ll_most = most;
-		route->num_rows = rows;
-		route->num_records = records;
-		route->overflow = most > p.capacity || records > p.max_recv;
+		route.state->ll_most = most;
+		route.state->num_rows = rows;
+		route.state->num_records = records;
+		route.state->overflow = most > p.capacity || records > p.max_recv;
 	}
-	count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, route->recv_count, p.row_bytes);
+	count_traffic(c, MOEEP_DEV_DISPATCH_ROWS, route.recv_count, p.row_bytes);
 }
 
 /* Places that a block keeps at hand: to read back what it has just written takes a trip to memory. */
@@ -535,8 +535,8 @@ DEV void recv_positions(const struct moeep_ll_dispatch_params &p, uint64_t epoch
 						: row < p.capacity ? (int64_t)e << 32 | row
 								   : -2;
 
-				p.route->record_rows[base + at] = place;
-				p.route->record_weights[base + at] = weights[at];
+				p.route.record_rows[base + at] = place;
+				p.route.record_weights[base + at] = weights[at];
 				if (places) {
 					places[filled + LANE] = place;
 				}
@@ -622,7 +622,7 @@ DEV void recv_rows(const struct moeep_ll_dispatch_params &p, uint64_t epoch, con
 			item -= tokens[source++];
 		}
 		rows = places ? places + u / parts * p.topk
-			      : p.route->record_rows +
+			      : p.route.record_rows +
 					((int64_t)source * p.c.ll_max_tokens + item) * p.topk;
 		recv_token(p, ll_slot(p.c, p.c.rank, epoch, source), rows, item, (int)(u % parts), parts);
 	}
@@ -681,12 +681,12 @@ DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 		block_publish(c, c.window.ll_received, flag_word(epoch, 0));
 		if (threadIdx.x == 0) {
 			c.state->ll_recv = epoch;
-			if (p.route->num_records > p.max_recv) {
+			if (p.route.state->num_records > p.max_recv) {
 				finish_result(c, MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_RECORDS,
-					      p.route->num_records, p.max_recv, 0);
-			} else if (p.route->overflow) {
+					      p.route.state->num_records, p.max_recv, 0);
+			} else if (p.route.state->overflow) {
 				finish_result(c, MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_EXPERT,
-					      p.route->ll_most, p.capacity, 0);
+					      p.route.state->ll_most, p.capacity, 0);
 			} else {
 				finish_result(c, MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0);
 			}
@@ -702,24 +702,24 @@ DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 DEV void tell_host(const struct moeep_ll_dispatch_params &p, uint64_t epoch)
 {
 	const struct moeep_dev_context &c = p.c;
-	const struct moeep_dev_route *route = p.route;
+	const struct moeep_dev_route &route = p.route;
 
 	__syncthreads();
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
 		if (p.phases & PHASE_SEND) {
-			route->host_send[rank] = route->send_count[rank];
+			route.host_send[rank] = route.send_count[rank];
 		}
 		if (p.phases & PHASE_RECV) {
-			route->host_recv[rank] = route->recv_count[rank];
+			route.host_recv[rank] = route.recv_count[rank];
 		}
 	}
 	for (int e = (int)threadIdx.x; (p.phases & PHASE_RECV) && e < c.local_experts;
 	     e += (int)blockDim.x) {
-		route->host_experts[e] = route->expert_count[e];
+		route.host_experts[e] = route.expert_count[e];
 	}
 	if (threadIdx.x == 0 && (p.phases & PHASE_RECV)) {
-		route->host_rows[0] = route->num_rows;
-		route->host_rows[1] = (int64_t)epoch;
+		route.host_rows[0] = route.state->num_rows;
+		route.host_rows[1] = (int64_t)epoch;
 	}
 }
 

@@ -25,7 +25,7 @@ static void *piece(struct pieces *pieces, uint64_t bytes)
 struct buffer_pieces {
 	struct moeep_dev_state *state;
 	struct moeep_dev_plan *plan;
-	struct moeep_dev_plan arrays; /* pointers only */
+	struct moeep_dev_ends ends;
 	char **windows;
 	int32_t *nodes;
 	uint64_t *traffic;
@@ -39,11 +39,11 @@ static void cut_buffer(const struct moeep_geometry *g, struct pieces *p, struct 
 
 	b->state = piece(p, sizeof(*b->state));
 	b->plan = piece(p, sizeof(*b->plan));
-	b->arrays.dst = piece(p, ranks * sizeof(*b->arrays.dst));
-	b->arrays.src = piece(p, ranks * sizeof(*b->arrays.src));
-	b->arrays.limit = piece(p, ranks * sizeof(*b->arrays.limit));
-	b->arrays.staged = piece(p, ranks * sizeof(*b->arrays.staged));
-	b->arrays.channels = piece(p, ranks * sizeof(*b->arrays.channels));
+	b->ends.dst = piece(p, ranks * sizeof(*b->ends.dst));
+	b->ends.src = piece(p, ranks * sizeof(*b->ends.src));
+	b->ends.limit = piece(p, ranks * sizeof(*b->ends.limit));
+	b->ends.staged = piece(p, ranks * sizeof(*b->ends.staged));
+	b->ends.channels = piece(p, ranks * sizeof(*b->ends.channels));
 	b->windows = piece(p, ranks * sizeof(*b->windows));
 	b->nodes = piece(p, ranks * sizeof(*b->nodes));
 	b->traffic = piece(p, ranks * MOEEP_DEV_TRAFFIC * sizeof(*b->traffic));
@@ -102,10 +102,6 @@ static int fill_buffer(struct moeep_buffer *buffer, const struct buffer_pieces *
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_put(cuda, (CUdeviceptr)(uintptr_t)b->state, &state, sizeof(state));
 	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_cuda_put(cuda, (CUdeviceptr)(uintptr_t)b->plan, &b->arrays,
-				    sizeof(b->arrays));
-	}
 	free(nodes);
 	free(windows);
 	return rc;
@@ -118,6 +114,7 @@ static void set_context(struct moeep_buffer *buffer, const struct buffer_pieces 
 	uint32_t timeout_ms = buffer->comm->settings.timeout_ms;
 
 	own->plan = b->plan;
+	own->ends = b->ends;
 	own->scratch = b->scratch;
 	own->nodes = b->nodes;
 	own->context = (struct moeep_dev_context){
@@ -279,6 +276,7 @@ static void cut_handle(const struct moeep_geometry *g, uint32_t modes, int64_t m
 	if ((modes & MOEEP_MODE_LL) && ranks * (uint64_t)g->config.ll_max_tokens > records) {
 		records = ranks * (uint64_t)g->config.ll_max_tokens;
 	}
+	r->state = piece(p, sizeof(*r->state));
 	r->topk_idx = piece(p, tokens * topk * 4);
 	r->topk_weights = piece(p, tokens * topk * 4);
 	r->position = modes & MOEEP_MODE_HT ? piece(p, tokens * ranks * 4) : NULL;
@@ -300,7 +298,6 @@ uint64_t moeep_cuda_handle_bytes(const struct moeep_geometry *g, uint32_t modes,
 	struct moeep_dev_route route;
 	struct pieces pieces = {0};
 
-	(void)piece(&pieces, sizeof(route));
 	cut_handle(g, modes, max_tokens, max_recv, &pieces, &route);
 	return pieces.at;
 }
@@ -310,7 +307,8 @@ static int handle_create(struct moeep_handle *handle)
 	struct moeep_cuda *cuda = handle->buffer->comm->cuda;
 	struct moeep_cuda_handle *own = handle->cuda;
 	const struct moeep_geometry *g = &handle->buffer->geo;
-	struct moeep_dev_route *r = &own->host;
+	struct moeep_dev_route *r = &own->route;
+	const struct moeep_dev_route_state nothing = {0};
 	size_t ranks = (size_t)g->num_ranks;
 	size_t local = (size_t)g->local_experts;
 	struct pieces pieces = {0};
@@ -335,7 +333,6 @@ static int handle_create(struct moeep_handle *handle)
 	}
 	words = own->pinned;
 	pieces.base = own->memory;
-	own->route = piece(&pieces, sizeof(*own->route));
 	cut_handle(g, handle->config.modes, handle->config.max_tokens, handle->config.max_recv,
 		   &pieces, r);
 	r->host_send = words;
@@ -343,7 +340,7 @@ static int handle_create(struct moeep_handle *handle)
 	r->host_experts = r->host_recv + ranks;
 	r->host_offsets = r->host_experts + local;
 	r->host_rows = r->host_offsets + local + 1;
-	return moeep_cuda_put(cuda, own->memory, r, sizeof(*r));
+	return moeep_cuda_put(cuda, (CUdeviceptr)(uintptr_t)r->state, &nothing, sizeof(nothing));
 }
 
 int moeep_cuda_handle_create(struct moeep_handle *handle)
@@ -399,7 +396,7 @@ int moeep_cuda_handle_ready(const struct moeep_handle *handle)
 
 void moeep_cuda_handle_info(const struct moeep_handle *handle, moeep_handle_info_t *info)
 {
-	const struct moeep_dev_route *host = &handle->cuda->host;
+	const struct moeep_dev_route *host = &handle->cuda->route;
 
 	if (handle->kind != MOEEP_ROUTE_NONE) {
 		info->send_per_rank = host->host_send;

@@ -15,6 +15,7 @@ struct moeep_cuda_buffer {
 	CUdeviceptr memory;
 	struct moeep_dev_context context; /* all but what a call has of its own */
 	struct moeep_dev_plan *plan;	  /* device */
+	struct moeep_dev_ends ends;	  /* pointers to device memory */
 	struct moeep_dev_scratch scratch; /* pointers to device memory */
 	const int32_t *nodes;		  /* device, [R] */
 	struct moeep_dev_result *result;  /* pinned: of calls without an event */
@@ -23,9 +24,8 @@ struct moeep_cuda_buffer {
 struct moeep_cuda_handle {
 	CUevent last;
 	CUdeviceptr memory;
-	struct moeep_dev_route *route; /* device */
 	void *pinned;
-	struct moeep_dev_route host; /* with its pointers */
+	struct moeep_dev_route route; /* pointers to device and pinned memory */
 };
 
 /* Offsets of a window of device memory, and the hint. */

@@ -147,6 +147,7 @@ static int launch_combine(struct moeep_cuda_call *call, const struct combine *k)
 		.c = call->context,
 		.route = call->handle->cuda->route,
 		.plan = call->buffer->cuda->plan,
+		.ends = call->buffer->cuda->ends,
 		.begin = route_of(call, k),
 		.x = args->x,
 		.topk_weights = args->topk_weights,

@@ -163,6 +163,7 @@ static int launch_dispatch(struct moeep_cuda_call *call, const struct dispatch *
 		.c = call->context,
 		.route = call->handle->cuda->route,
 		.plan = call->buffer->cuda->plan,
+		.ends = call->buffer->cuda->ends,
 		.begin = route_of(call, d, place),
 		.x = args->x,
 		.row_bytes = d->row_bytes,
