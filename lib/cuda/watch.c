@@ -15,6 +15,9 @@
 /* The watcher's doorbell rings when the group fails; a kernel or a dead peer does not ring it. */
 #define SLICE_NS 5000000u
 
+/* Taken when a comm fails, so one is enough. */
+static pthread_mutex_t report_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static const char *what_text(int what)
 {
 	static const char *const texts[] = {
@@ -57,12 +60,14 @@ static void describe(const struct moeep_comm *comm, struct moeep_cause *cause, i
 	}
 }
 
-int moeep_cuda_check(struct moeep_comm *comm)
+/* What a kernel has found, once; nobody goes on before it is the comm's failure. */
+static void report(struct moeep_comm *comm)
 {
 	struct moeep_cuda *cuda = comm->cuda;
 	volatile struct moeep_dev_shared *shared = cuda->shared;
 
-	if (shared->state == 1 && !atomic_exchange(&cuda->reported, true)) {
+	pthread_mutex_lock(&report_lock);
+	if (!atomic_load(&cuda->reported)) {
 		struct moeep_cause cause = {
 			.result = shared->result,
 			.operation = shared->operation,
@@ -75,6 +80,17 @@ int moeep_cuda_check(struct moeep_comm *comm)
 
 		describe(comm, &cause, shared->what);
 		(void)moeep_comm_raise(comm, &cause);
+		atomic_store(&cuda->reported, true);
+	}
+	pthread_mutex_unlock(&report_lock);
+}
+
+int moeep_cuda_check(struct moeep_comm *comm)
+{
+	volatile struct moeep_dev_shared *shared = comm->cuda->shared;
+
+	if (shared->state == 1 && !atomic_load(&comm->cuda->reported)) {
+		report(comm);
 	}
 	return moeep_comm_check(comm);
 }
