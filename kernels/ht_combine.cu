@@ -27,7 +27,10 @@ DEV bool end_reading(const struct moeep_ht_combine_params &p)
 	       block_wait_all(c, c.window.ht_read_flag, word, MOEEP_DEV_READ, NULL);
 }
 
-/* By all blocks when the plan is made; shared: the movers' stages and their barriers, or the table of a block that sums. */
+/*
+ * By all blocks when the plan is made; shared: the movers' stages and their barriers, or the table of a
+ * block that sums. False: the comm has failed.
+ */
 DEV bool combine_rows(const struct moeep_ht_combine_params &p, char *shared)
 {
 	__shared__ struct landed landed;
@@ -63,13 +66,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_COMBINE_THREADS, 1)
 	if (ok && p.plan->move) {
 		ok = combine_rows(p, shared);
 	}
-	if (!__syncthreads_and(ok)) {
-		if (threadIdx.x == 0) {
-			put_dead(c);
-		}
-		return;
-	}
-	if (!last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x)) {
+	if (!end_blocks(c, ok)) {
 		return;
 	}
 	if (threadIdx.x == 0) {

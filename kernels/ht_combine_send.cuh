@@ -14,11 +14,6 @@
 
 #define VALUE_THREADS (MOEEP_DEV_COMBINE_THREADS - 32 * FIRST_RECORDER)
 
-DEV int channels_of(const struct moeep_ht_combine_params &p)
-{
-	return p.senders * MOVERS * p.shares;
-}
-
 /* What a channel of this rank has of a source's records. */
 DEV struct span records_of(const struct moeep_ht_combine_params &p, int source, int channel)
 {
@@ -329,7 +324,10 @@ DEV void find_terms(const struct moeep_ht_combine_params &p, int64_t record, str
 	}
 }
 
-/* The same by loads and stores; expert-major rows, this rank's own ones too, are summed on the way. True if there was one. */
+/*
+ * The same by loads and stores; expert-major rows, this rank's own ones too, are summed on the way. True if
+ * there was one.
+ */
 DEV bool send_plain(const struct moeep_ht_combine_params &p, const struct order &o)
 {
 	struct turn t = {0, 0};

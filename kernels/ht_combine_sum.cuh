@@ -24,7 +24,7 @@ struct table {
 	int32_t *failed;
 };
 
-/* Bytes of the table in shared memory: as moeep_cuda_combine() asks for. */
+/* Bytes of the table in shared memory: as deal_combine() of lib/cuda asks for. */
 DEV struct table table_of(char *shared, int num_ranks, int32_t *failed)
 {
 	return table{(uint8_t *)shared + (size_t)num_ranks * sizeof(int32_t), (int32_t *)shared,

@@ -95,6 +95,21 @@ DEV void publish_records(const struct moeep_dev_context &c, uint64_t epoch)
 	}
 }
 
+/*
+ * By all blocks of a kernel that moves rows, when they are done. True in all threads of the last one; not if
+ * the comm has failed, which is the result then.
+ */
+DEV bool end_blocks(const struct moeep_dev_context &c, bool ok)
+{
+	if (!__syncthreads_and(ok)) {
+		if (threadIdx.x == 0) {
+			put_dead(c);
+		}
+		return false;
+	}
+	return last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x);
+}
+
 /* By one thread of the last block: as the next operation finds it. */
 DEV void end_operation(const struct moeep_dev_context &c, const struct moeep_dev_plan &plan)
 {
@@ -337,6 +352,12 @@ DEV int landed_get(const struct landed *l, int mover, int lane)
 struct claims {
 	uint16_t channel[MOVERS][MOEEP_DEV_CHANNELS];
 };
+
+/* Channels of all movers of an operation. */
+template <typename PARAMS> DEV int channels_of(const PARAMS &p)
+{
+	return p.senders * MOVERS * p.shares;
+}
 
 /* By a warp: a number that no other gets. */
 DEV uint32_t claim(uint32_t *next)

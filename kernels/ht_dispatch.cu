@@ -12,7 +12,10 @@
 #include "ht_move_send.cuh"
 #include "ht_plan.cuh"
 
-/* By all blocks when the plan is made; stages: for each mover, then their barriers. False: the comm has failed. */
+/*
+ * By all blocks when the plan is made; stages: for each mover, then their barriers. False: the comm has
+ * failed.
+ */
 DEV bool move_rows(const struct moeep_ht_dispatch_params &p, char *stages)
 {
 	__shared__ struct landed landed;
@@ -66,13 +69,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_MOVE_THREADS, 1)
 	if (ok && p.plan->move) {
 		ok = move_rows(p, shared);
 	}
-	if (!__syncthreads_and(ok)) {
-		if (threadIdx.x == 0) {
-			put_dead(c);
-		}
-		return;
-	}
-	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x) && threadIdx.x == 0) {
+	if (end_blocks(c, ok) && threadIdx.x == 0) {
 		end_operation(c, *p.plan);
 		if (p.last) {
 			finish_plan_result(c, *p.plan);

@@ -200,9 +200,9 @@ DEV bool records(const struct moeep_ht_dispatch_params &p)
 		uint64_t seen;
 
 		if (LANE == 0) {
-			ok = wait_word<true>(c, flag_at(c, c.rank, c.window.ht_record_flag, source),
-				       flag_word(p.plan->epoch, 0), source, MOEEP_DEV_RECORDS,
-				       &seen);
+			ok = wait_word<true>(
+				c, flag_at(c, c.rank, c.window.ht_record_flag, source),
+				flag_word(p.plan->epoch, 0), source, MOEEP_DEV_RECORDS, &seen);
 		}
 		ok = __shfl_sync(FULL, ok, 0);
 		/* Lane 0 has acquired for all. */

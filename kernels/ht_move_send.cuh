@@ -16,11 +16,6 @@ struct channel {
 	int64_t last;
 };
 
-DEV int channels_of(const struct moeep_ht_dispatch_params &p)
-{
-	return p.senders * MOVERS * p.shares;
-}
-
 DEV struct channel channel_of(const struct moeep_ht_dispatch_params &p, int number)
 {
 	struct span s = span_of(p.num_tokens, channels_of(p), number);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kernels/ht_place.cuh - what block 0 concludes from the entries of all ranks: how many rows come and go, where
- * they lie at each rank, whether they fit.
+ * kernels/ht_place.cuh - what block 0 concludes from the entries of all ranks: how many rows come and go,
+ * where they lie at each rank, whether they fit.
  */
 #ifndef MOEEP_KERNELS_HT_PLACE_CUH
 #define MOEEP_KERNELS_HT_PLACE_CUH
@@ -67,6 +67,13 @@ struct shortage {
 	int rows;
 };
 
+DEV void check_rows(const struct route &r, int to, int64_t rows, struct shortage *shortage)
+{
+	if (rows > head_of(r, to)->capacity) {
+		atomicMin(&shortage->rows, to);
+	}
+}
+
 /* Tokens that come to a rank. */
 DEV int64_t tokens_for(const struct route &r, int to)
 {
@@ -101,8 +108,8 @@ DEV void place_flat(const struct route &r, const int *run, const int *base,
 		if (sum > head_of(r, to)->max_recv) {
 			atomicMin(&shortage->handle, to);
 		}
-		if (flat && sum > head_of(r, to)->capacity) {
-			atomicMin(&shortage->rows, to);
+		if (flat) {
+			check_rows(r, to, sum, shortage);
 		}
 	}
 	for (int begin = 0; begin < c.num_ranks; begin += (int)blockDim.x) {
@@ -234,9 +241,7 @@ DEV void check_room(const struct route &r, struct shortage *shortage)
 
 	/* Of a new flat layout place_flat() has looked. */
 	for (to = look ? (int)threadIdx.x : c.num_ranks; to < c.num_ranks; to += (int)blockDim.x) {
-		if (r.route.needed[to] > head_of(r, to)->capacity) {
-			atomicMin(&shortage->rows, to);
-		}
+		check_rows(r, to, r.route.needed[to], shortage);
 	}
 	__syncthreads();
 	if (threadIdx.x > 0) {

@@ -156,8 +156,8 @@ DEV void finish_plan(const struct route &r, bool counts)
 }
 
 /*
- * All blocks meet: positions are final and the plan is made, which makers, blocks that took part in it, wrote.
- * False: the comm has failed.
+ * All blocks meet: positions are final and the plan is made. made: this block took part in that, as one of
+ * `makers`. False: the comm has failed.
  */
 DEV bool meet(const struct route &r, bool made, uint32_t makers)
 {

@@ -15,7 +15,7 @@
 
 /* Entries that block 0 keeps at hand for the plan, which reads each of them many times. */
 #define HEADS 16
-/* Of the kernels that route: both have so many. */
+/* Of a dispatch's blocks; a combine has no tokens to number. */
 #define ROUTE_WARPS (MOEEP_DEV_MOVE_THREADS / 32)
 
 /* What every block knows of the operation. */
@@ -289,7 +289,10 @@ DEV void final_positions(const struct route &r, const int *base)
 	}
 }
 
-/* What comes before this rank's entry is written, and that. run [R] ends as the tokens for each rank, in the last block. */
+/*
+ * What comes before this rank's entry is written, and that. run [R] ends as the tokens for each rank, in
+ * the last block.
+ */
 DEV void enter(struct route *route, int *run, int *shared_hist)
 {
 	struct route &r = *route;

@@ -203,7 +203,6 @@ DEV void send_token(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 	for (int64_t at = first + LANE * 128; at < last; at += 32 * 128) {
 		prefetch(row.from + at);
 	}
-
 	for (int half = 0; half < 2; half++) {
 		int k = half * 32 + LANE;
 
@@ -659,7 +658,6 @@ DEV bool recv_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, in
 	if ((int)blockIdx.x < workers) {
 		int64_t first = cut(total, workers, (int)blockIdx.x);
 		int64_t last = cut(total, workers, (int)blockIdx.x + 1);
-
 		int64_t *places = (last - first) * p.topk <= PLACES ? near : NULL;
 
 		recv_positions(p, epoch, hist, tokens, first, last, places);
