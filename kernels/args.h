@@ -30,6 +30,17 @@
 /* Shared memory for counters of experts; more experts than fit there count in device memory. */
 #define MOEEP_DEV_HIST 8192
 
+/* A word of an LL slot: three values of 32 bits and the epoch that they belong to. */
+#define MOEEP_DEV_WORD	      16
+#define MOEEP_DEV_WORD_VALUES 3
+/* A slot's first word; the rest begins behind it. */
+#define MOEEP_DEV_LL_HEADER 256
+/* What a warp carries of a row at once: 128 words. */
+#define MOEEP_DEV_PARCEL      1536
+#define MOEEP_DEV_PARCEL_ROOM 2048
+/* Its scales, one for 128 elements of a byte: 4 words. */
+#define MOEEP_DEV_PARCEL_SCALES 64
+
 /* What a wait was for, as the report's text has it. */
 enum moeep_dev_what {
 	MOEEP_DEV_CALL = 1,
@@ -92,10 +103,8 @@ MOEEP_ARGS_ASSERT(struct moeep_dev_result, 32);
 
 /* Kernels, or parts of one, whose last block has something to do. */
 enum moeep_dev_ticket {
-	MOEEP_DEV_TICKET_SEND,
-	MOEEP_DEV_TICKET_RECV,
-	MOEEP_DEV_TICKET_CSEND,
-	MOEEP_DEV_TICKET_CRECV,
+	MOEEP_DEV_TICKET_LL,
+	MOEEP_DEV_TICKET_LL_COMBINE,
 	MOEEP_DEV_TICKET_ROUTE,
 	MOEEP_DEV_TICKET_PLANNED,
 	MOEEP_DEV_TICKET_RECORDS,
@@ -114,10 +123,11 @@ struct moeep_dev_state {
 	uint32_t ticket[MOEEP_DEV_TICKETS]; /* zero between operations */
 	uint32_t claimed_channels;	    /* likewise */
 	uint32_t claimed_units;		    /* of tokens that are summed, likewise */
+	int32_t lost;			    /* rank + 1 that has lost rows of an LL combine, likewise */
 	uint32_t bad_claim;		    /* of what follows, likewise */
 	struct moeep_dev_result bad; /* what is wrong with the caller's data */
 };
-MOEEP_ARGS_ASSERT(struct moeep_dev_state, 128);
+MOEEP_ARGS_ASSERT(struct moeep_dev_state, 120);
 
 /* Offsets in a window, the same on all ranks. Flags are 64-bit words, an array of [R] by writer. */
 struct moeep_dev_window {
@@ -125,9 +135,7 @@ struct moeep_dev_window {
 	uint64_t ht_record_flag;
 	uint64_t ht_read_flag;
 	uint64_t ht_progress; /* [R][MOEEP_DEV_CHANNELS] */
-	uint64_t ll_sent; /* [2][R]: what follows an epoch must not hide its count */
 	uint64_t ll_received;
-	uint64_t ll_csent; /* [2][R] */
 	uint64_t ll_creceived;
 	uint64_t ht_entry; /* [2][R] of entry_bytes */
 	uint64_t entry_bytes;
@@ -139,12 +147,15 @@ struct moeep_dev_window {
 	uint64_t rows;		 /* [records][row_room] */
 	uint64_t scale_room;
 	uint64_t row_room;
-	uint64_t ll_slot; /* [2][R] of ll_slot_bytes: header, idx, weights, scales, rows */
+	/* LL slots hold words of MOEEP_DEV_WORD bytes, each with its epoch. */
+	uint64_t ll_slot; /* [2][R] of ll_slot_bytes: header, idx, numbers, weights, counts, scales, rows */
 	uint64_t ll_slot_bytes;
+	uint64_t ll_slot_numbers;
 	uint64_t ll_slot_weights;
+	uint64_t ll_slot_counts;
 	uint64_t ll_slot_scales;
 	uint64_t ll_slot_rows;
-	uint64_t ll_cslot; /* [2][R] of ll_cslot_bytes: partial rows by token */
+	uint64_t ll_cslot; /* [2][R] of ll_cslot_bytes: header, partial rows by token */
 	uint64_t ll_cslot_bytes;
 };
 
@@ -157,12 +168,15 @@ enum moeep_dev_traffic {
 	MOEEP_DEV_TRAFFIC
 };
 
+#define MOEEP_DEV_FIRST_WINDOWS 8
+
 /* What every kernel gets. */
 struct moeep_dev_context {
 	struct moeep_dev_shared *shared;
 	struct moeep_dev_comm *comm;
 	struct moeep_dev_state *state;
 	char *const *windows; /* [R] */
+	char *first_windows[MOEEP_DEV_FIRST_WINDOWS]; /* likewise: no trip to memory for these */
 	struct moeep_dev_window window;
 	uint64_t timeout_ns; /* 0: none */
 	int64_t hidden;
@@ -173,6 +187,10 @@ struct moeep_dev_context {
 	int32_t num_experts;
 	int32_t first_expert;
 	int32_t local_experts;
+	int32_t large_ranks;   /* the first ranks, with one expert more than the others */
+	int32_t large_experts; /* all that they hold */
+	float per_large_rank;  /* ranks for an expert of these, and of the others */
+	float per_rank;
 	int32_t max_topk;
 	int32_t operation;
 	int32_t reserved;
@@ -317,6 +335,7 @@ struct moeep_dev_scratch {
 	int32_t *channel_prefix; /* [channels][R] within its block */
 	int32_t *expert_count;	 /* [E], zero between operations */
 	int32_t *hist;		 /* [blocks][L] if L > MOEEP_DEV_HIST, else NULL */
+	int32_t *ll_hist;	 /* [E] if a block's shared memory has no room for all experts, else NULL */
 };
 
 /* How an HT operation begins, the part of its parameters. */
@@ -426,8 +445,7 @@ struct moeep_ll_dispatch_params {
 	int32_t topk;
 	int32_t topk_dtype;
 	int32_t given;
-	uint64_t row_bytes;  /* as it travels */
-	uint64_t scale_bytes; /* of a row as it travels */
+	uint64_t row_bytes; /* without its words' epochs */
 	/* RECV */
 	int64_t capacity;
 	int64_t max_recv;
@@ -437,8 +455,8 @@ struct moeep_ll_dispatch_params {
 	int32_t *recv_count;
 	int32_t *recv_src_token;
 	int64_t *recv_range;
-	int32_t *hist; /* [blocks][L] if L > MOEEP_DEV_HIST */
-	int32_t wide;  /* shared memory has [R][L] counters */
+	int32_t *hist; /* [E] counters, if shared memory has none */
+	int32_t senders; /* of both phases: blocks that send rows, the others receive; 0: all do both */
 	int32_t reserved;
 };
 
@@ -457,7 +475,7 @@ struct moeep_ll_combine_params {
 	int32_t partial_dtype;
 	int32_t unweighted; /* MOEEP_LL_COMBINE_UNWEIGHTED was asked for */
 	int32_t topk;
-	int32_t reserved;
+	int32_t senders; /* as in a dispatch */
 };
 
 /* Where this rank's tokens would go; no peer is asked. */

@@ -42,10 +42,16 @@ DEV char *window_at(const struct moeep_dev_context &c, int rank, uint64_t offset
 	return c.windows[rank] + offset;
 }
 
+/* The same without a trip to memory for the first ranks, but with more registers. */
+DEV char *near_window_at(const struct moeep_dev_context &c, int rank, uint64_t offset)
+{
+	return (rank < MOEEP_DEV_FIRST_WINDOWS ? c.first_windows[rank] : c.windows[rank]) + offset;
+}
+
 /* The word that `writer` writes in `owner`'s window. */
 DEV uint64_t *flag_at(const struct moeep_dev_context &c, int owner, uint64_t array, int writer)
 {
-	return (uint64_t *)window_at(c, owner, array) + writer;
+	return (uint64_t *)near_window_at(c, owner, array) + writer;
 }
 
 /* 0, or the negated result that ended the comm. */
@@ -302,15 +308,16 @@ DEV void count_traffic(const struct moeep_dev_context &c, int kind, const int32_
 	}
 }
 
-/* Which rank holds an expert, as moeep_expert_range() deals them. */
+/*
+ * Which rank holds an expert, as moeep_expert_range() deals them. The quotients are of numbers below 2^17, half a
+ * step away from the next integer: floats have the digits for these.
+ */
 DEV int expert_rank(const struct moeep_dev_context &c, int expert)
 {
-	unsigned base = (unsigned)c.num_experts / (unsigned)c.num_ranks;
-	unsigned more = (unsigned)c.num_experts - base * (unsigned)c.num_ranks;
-	unsigned large = more * (base + 1u);
-	unsigned e = (unsigned)expert;
+	int rest = expert - c.large_experts;
 
-	return (int)(e < large ? e / (base + 1u) : more + (e - large) / base);
+	return rest < 0 ? (int)(((float)expert + 0.5f) * c.per_large_rank)
+			: c.large_ranks + (int)(((float)rest + 0.5f) * c.per_rank);
 }
 
 /* A choice as the caller gave it. */

@@ -3,48 +3,119 @@
  * kernels/ll_combine.cu - low-latency combine.
  *
  * SEND sums the rows of each token that came here to one partial row, straight into the slot that
- * its source keeps for this rank; the last block raises one flag a rank. RECV sums the partial rows
- * of this rank's tokens. The flag carries, below the epoch, what ranks must agree on.
+ * its source keeps for this rank. RECV sums the partial rows of this rank's tokens as they come. A slot's
+ * first word says what ranks must agree on, and whether rows were lost.
  */
 #include "ll_common.cuh"
 
-#define LOST_BIT 1u
-
-/* dtype, unweighted and the dispatch's epoch; whoever differs is found by its flag. */
-DEV uint64_t agreement(const struct moeep_ll_combine_params &p)
+/* dtype, unweighted and the dispatch's epoch. */
+DEV uint32_t agreement(const struct moeep_ll_combine_params &p)
 {
-	return (uint64_t)(p.dtype & 15) << 1 | (uint64_t)(p.unweighted & 1) << 5 |
-	       (p.route.state->ll_epoch & 0xffff) << 6;
+	return (uint32_t)(p.dtype & 15) | (uint32_t)(p.unweighted & 1) << 4 |
+	       (uint32_t)(p.route.state->ll_epoch & 0xffff) << 5;
 }
 
-/* A warp's part of the partial row of a token. */
-DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, int source,
-		      int64_t token, int part, int parts, bool weighted)
+/* E elements at `at` of a row that has them in 16 bytes, or in 8 while the partial row has FP32. */
+template <int E> DEV uint4 load_elements(const char *row, int dtype, int64_t at)
 {
-	const struct moeep_dev_context &c = p.c;
-	int64_t at = ((int64_t)source * c.ll_max_tokens + token) * p.topk;
-	int64_t units = (c.hidden + 255) / 256;
-	int64_t first = cut(units, parts, part) * 256;
-	int64_t last = cut(units, parts, part + 1) * 256;
-	struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
-	bool here = false;
-	char *to = ll_cslot(c, source, epoch, c.rank) + (uint64_t)token * p.partial_bytes;
+	uint2 half;
 
-	last = last < c.hidden ? last : c.hidden;
-	/* The rows that are here, without gaps: term i at lane i % 32. */
-	for (int half = 0; half * 32 < p.topk; half++) {
+	if (E == 8 || dtype == MOEEP_FP32) {
+		return *(const uint4 *)(row + at * (16 / E));
+	}
+	half = *(const uint2 *)(row + at * 2);
+	return make_uint4(half.x, half.y, 0, 0);
+}
+
+template <int E> DEV void floats_of_elements(const uint4 &v, int dtype, float *values)
+{
+	float all[8];
+
+	if (E == 4 && dtype == MOEEP_FP32) {
+#pragma unroll
+		for (int i = 0; i < E; i++) {
+			values[i] = __uint_as_float(word_of(v, i));
+		}
+		return;
+	}
+	floats_of({{v}}, dtype, all);
+#pragma unroll
+	for (int i = 0; i < E; i++) {
+		values[i] = all[i];
+	}
+}
+
+/* One rounding; 8 elements of 16 bits, or 4 of 16 or 32 bits with 8 zero bytes behind the former. */
+template <int E> DEV uint4 elements_of_floats(const float *v, int dtype)
+{
+	if (E == 4 && dtype == MOEEP_FP32) {
+		return make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]),
+				  __float_as_uint(v[2]), __float_as_uint(v[3]));
+	}
+	if (dtype == MOEEP_BF16) {
+		return make_uint4(pack_pair<MOEEP_BF16>(v[0], v[1]), pack_pair<MOEEP_BF16>(v[2], v[3]),
+				  E == 8 ? pack_pair<MOEEP_BF16>(v[E - 4], v[E - 3]) : 0,
+				  E == 8 ? pack_pair<MOEEP_BF16>(v[E - 2], v[E - 1]) : 0);
+	}
+	return make_uint4(pack_pair<MOEEP_FP16>(v[0], v[1]), pack_pair<MOEEP_FP16>(v[2], v[3]),
+			  E == 8 ? pack_pair<MOEEP_FP16>(v[E - 4], v[E - 3]) : 0,
+			  E == 8 ? pack_pair<MOEEP_FP16>(v[E - 2], v[E - 1]) : 0);
+}
+
+template <int E> DEV void store_elements(char *row, int dtype, int64_t at, const uint4 &v)
+{
+	if (E == 8 || dtype == MOEEP_FP32) {
+		*(uint4 *)(row + at * (16 / E)) = v;
+	} else {
+		*(uint2 *)(row + at * 2) = make_uint2(v.x, v.y);
+	}
+}
+
+/* The next term of a sum, the first as it is: to add it to zero would lose -0. */
+template <int E> DEV void add_elements(float *total, const uint4 &v, int dtype, float weight, bool first)
+{
+	float values[E];
+
+	floats_of_elements<E>(v, dtype, values);
+#pragma unroll
+	for (int i = 0; i < E; i++) {
+		/* A factor of 1 changes no value but a NaN's bits. */
+		values[i] = __fmul_rn(values[i], weight);
+		total[i] = first ? values[i] : __fadd_rn(total[i], values[i]);
+	}
+}
+
+/* This lane's chunks of a row of dtype; E elements are a chunk of the partial row. */
+template <int E>
+DEV void load_chunks(const char *row, int dtype, int parcel, int chunks, uint4 *v)
+{
+#pragma unroll
+	for (int u = 0; u < CHUNKS; u++) {
+		if (u < chunks) {
+			v[u] = load_elements<E>(row, dtype, (first_chunk(parcel) + u * 32) * E);
+		}
+	}
+}
+
+/* Those rows of a token that are here, without gaps: term i at lane i % 32. False: it has none here. */
+DEV bool local_terms(const struct moeep_ll_combine_params &p, int64_t record, struct terms *t)
+{
+	bool here = false;
+
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
 		int k = half * 32 + LANE;
-		int64_t place = k < p.topk ? p.route.record_rows[at + k] : -1;
+		int64_t place = k < p.topk ? p.route.record_rows[record + k] : -1;
 		unsigned valid = __ballot_sync(FULL, place >= 0 && p.x);
 		int64_t row = (place >> 32) * p.capacity + (place & 0xffffffff);
 		const char *mine = p.x + (uint64_t)row * p.row_bytes;
-		float weight = k < p.topk ? p.route.record_weights[at + k] : 0.0f;
+		float weight = k < p.topk ? p.route.record_weights[record + k] : 0.0f;
 
 		if (place >= 0 && !p.x) {
-			note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X, c.rank,
+			note_bad(p.c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X, p.c.rank,
 				 (place & 0xffffffff) + 1, place >> 32);
 		} else if (place >= 0 && (place & 0xffffffff) >= p.capacity) {
-			note_bad(c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_X, place >> 32,
+			note_bad(p.c, MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_X, place >> 32,
 				 (place & 0xffffffff) + 1, p.capacity);
 			mine = p.x;
 		}
@@ -54,178 +125,298 @@ DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, i
 			const char *row_of = warp_pointer(mine, lane);
 			float weight_of = __shfl_sync(FULL, weight, lane);
 
-			add_term(&t, row_of, weight_of);
+			add_term(t, row_of, weight_of);
 		}
 	}
-	if (!here) {
-		return;
-	}
-	warp_sum<2>(t, {p.dtype, p.partial_dtype, weighted, NULL, to, first, last});
+	return here;
 }
 
-/* Warps share rows so that all of them have something to do. */
-DEV int share(int64_t rows, int64_t hidden)
-{
-	int warps = (int)gridDim.x * NUM_WARPS;
-	int64_t most = (hidden + 255) / 256;
-	int64_t parts = rows > 0 && warps > rows ? warps / rows : 1;
+/* Rows whose elements are on their way at once. */
+#define AT_ONCE 4
 
-	return (int)(parts < most ? parts : most);
-}
-
-DEV bool send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch)
+/* A warp's parcel of the partial row of a token. False: the token has no row here. */
+template <int E>
+DEV bool sum_local(const struct moeep_ll_combine_params &p, int source, int token, int parcel,
+		   int chunks, uint4 *v)
 {
-	const struct moeep_dev_context &c = p.c;
+	int64_t record = (source * p.c.ll_max_tokens + token) * p.topk;
 	bool weighted = p.route.state->weighted && !p.unweighted;
-	int warps = (int)gridDim.x * NUM_WARPS;
-	int64_t total = 0;
-	int parts;
+	struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
+	float total[CHUNKS][E] = {};
 
-	for (int source = 0; source < c.num_ranks; source++) {
-		total += p.route.ll_tokens[source];
-	}
-	parts = share(total, c.hidden);
-	/* The slot is free once its owner has summed what it held, two epochs ago. */
-	if (!block_wait_all(c, c.window.ll_creceived, flag_word(epoch_before(epoch, 2), 0),
-			    MOEEP_DEV_CREDIT, NULL)) {
+	if (!local_terms(p, record, &t)) {
 		return false;
 	}
-	for (int64_t u = (int64_t)WARP * gridDim.x + blockIdx.x; u < total * parts; u += warps) {
-		int64_t token = u / parts;
-		int source = 0;
+#pragma unroll 1
+	for (int base = 0; base < t.count; base += AT_ONCE) {
+		uint4 row[AT_ONCE][CHUNKS];
 
-		while (token >= p.route.ll_tokens[source]) {
-			token -= p.route.ll_tokens[source++];
-		}
-		send_partial(p, epoch, source, token, (int)(u % parts), parts, weighted);
-	}
-	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_CSEND], gridDim.x)) {
-		uint64_t lost = p.route.state->overflow ? LOST_BIT : 0;
+#pragma unroll
+		for (int i = 0; i < AT_ONCE; i++) {
+			int k = base + i;
 
-		/* Pairs with the wait for the rows in recv_phase() of each rank. */
-		block_publish(c, by_epoch(c, c.window.ll_csent, epoch), flag_word(epoch, lost | agreement(p)));
-		if (threadIdx.x == 0) {
-			c.state->ll_cepoch = epoch;
-			if (!(p.phases & PHASE_RECV)) {
-				finish_result(c, MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0);
+			if (k < t.count) {
+				load_chunks<E>(warp_pointer(k < 32 ? t.row[0] : t.row[1], k & 31),
+					       p.dtype, parcel, chunks, row[i]);
 			}
+		}
+#pragma unroll
+		for (int i = 0; i < AT_ONCE; i++) {
+			int k = base + i;
+			float weight = 1.0f;
+
+			if (k >= t.count) {
+				break;
+			}
+			if (weighted) {
+				weight = __shfl_sync(FULL, k < 32 ? t.weight[0] : t.weight[1],
+						     k & 31);
+			}
+#pragma unroll
+			for (int u = 0; u < CHUNKS; u++) {
+				if (u < chunks) {
+					add_elements<E>(total[u], row[i][u], p.dtype, weight, k == 0);
+				}
+			}
+		}
+	}
+#pragma unroll
+	for (int u = 0; u < CHUNKS; u++) {
+		v[u] = elements_of_floats<E>(total[u], p.partial_dtype);
+	}
+	return true;
+}
+
+/* A parcel of the partial row that `rank` has for a token of `source`, in the slot that is for it. */
+DEV char *partial_at(const struct moeep_ll_combine_params &p, uint64_t epoch, int source, int rank,
+		     int token, int parcel)
+{
+	return ll_cslot(p.c, source, epoch, rank) + MOEEP_DEV_LL_HEADER +
+	       ((uint64_t)token * (uint64_t)parcels_of(p.partial_bytes) + (uint64_t)parcel) *
+		       MOEEP_DEV_PARCEL_ROOM;
+}
+
+DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, int source, int token,
+		      int parcel)
+{
+	int chunks = chunks_in(parcel, p.partial_bytes);
+	uint4 v[CHUNKS];
+
+	if (p.partial_dtype == MOEEP_FP32 ? sum_local<4>(p, source, token, parcel, chunks, v)
+					  : sum_local<8>(p, source, token, parcel, chunks, v)) {
+		store_parcel(partial_at(p, epoch, source, p.c.rank, token, parcel), v, chunks, epoch);
+	}
+}
+
+/*
+ * Blocks that will receive have this rank's own tokens to sum until the others' sums come. tokens: [R] in shared
+ * memory. False, in all threads of the block: the comm has failed.
+ */
+DEV bool send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch, uint64_t early, int *tokens)
+{
+	const struct moeep_dev_context &c = p.c;
+	struct crew senders = send_crew(p.senders);
+	struct crew crew = senders.index < 0 ? recv_crew(p.senders) : senders;
+	int parcels = parcels_of(p.partial_bytes);
+	int u = WARP * crew.count + crew.index;
+
+	/* On their way while the block waits. */
+	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
+		tokens[source] = p.route.ll_tokens[source];
+	}
+	if (!wait_credit(c, c.window.ll_creceived, epoch, early)) {
+		return false;
+	}
+	for (int rank = (int)threadIdx.x; senders.index == 0 && rank < c.num_ranks;
+	     rank += (int)blockDim.x) {
+		store_whole16(ll_cslot(c, rank, epoch, c.rank), agreement(p),
+			      (uint32_t)p.route.state->overflow, 0, tag_of(epoch));
+	}
+	for (int i = 1; i <= c.num_ranks; i++) {
+		int source = c.rank + i < c.num_ranks ? c.rank + i : c.rank + i - c.num_ranks;
+		int count = tokens[source] * parcels;
+
+		if (p.senders != 0 && (source == c.rank) != (senders.index < 0)) {
+			continue;
+		}
+		for (; u < count; u += crew.count * NUM_WARPS) {
+			send_partial(p, epoch, source, u / parcels, u % parcels);
+		}
+		u -= count;
+	}
+	return true;
+}
+
+/* A warp's parcel of a token's sum. False: the comm has failed. */
+template <int E>
+DEV bool recv_sum(const struct moeep_ll_combine_params &p, uint64_t epoch, int token, int parcel)
+{
+	const struct moeep_dev_context &c = p.c;
+	int chunks = chunks_in(parcel, p.partial_bytes);
+	int64_t first = first_chunk(parcel) * E;
+	char *out = p.out + (uint64_t)token * p.row_bytes;
+	float total[CHUNKS][E] = {};
+	uint4 word[WORDS];
+	uint4 v[CHUNKS];
+	int rank[2];
+	int count;
+
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		int k = half * 32 + LANE;
+		int id = k < p.topk ? p.route.topk_idx[(int64_t)token * p.topk + k] : -1;
+
+		rank[half] = id < 0 ? -1 : expert_rank(c, id);
+	}
+	count = warp_distinct(&rank[0], &rank[1], p.topk > 32);
+	if (count > 0) {
+		int now = __shfl_sync(FULL, rank[0], 0);
+
+		load_parcel(word, partial_at(p, epoch, c.rank, now, token, parcel), chunks);
+	}
+#pragma unroll 1
+	for (int k = 0; k < count; k++) {
+		int now = __shfl_sync(FULL, k < 32 ? rank[0] : rank[1], k & 31);
+		int next = __shfl_sync(FULL, k + 1 < 32 ? rank[0] : rank[1], (k + 1) & 31);
+		struct writer from = {now, MOEEP_DEV_PARTIALS, epoch};
+
+		if (!take_parcel(c, word, partial_at(p, epoch, c.rank, now, token, parcel), chunks,
+				 from, v)) {
+			return false;
+		}
+		if (k + 1 < count) {
+			load_parcel(word, partial_at(p, epoch, c.rank, next, token, parcel), chunks);
+		}
+#pragma unroll
+		for (int u = 0; u < CHUNKS; u++) {
+			if (u < chunks) {
+				add_elements<E>(total[u], v[u], p.partial_dtype, 1.0f, k == 0);
+			}
+		}
+	}
+	if (p.bias) {
+		const char *bias = p.bias + (uint64_t)token * p.row_bytes;
+
+		load_chunks<E>(bias, p.dtype, parcel, chunks, v);
+#pragma unroll
+		for (int u = 0; u < CHUNKS; u++) {
+			if (u < chunks) {
+				add_elements<E>(total[u], v[u], p.dtype, 1.0f, count == 0);
+			}
+		}
+	}
+#pragma unroll
+	for (int u = 0; u < CHUNKS; u++) {
+		if (u < chunks) {
+			store_elements<E>(out, p.dtype, first + u * 32 * E,
+					  elements_of_floats<E>(total[u], p.dtype));
 		}
 	}
 	return true;
 }
 
-/* A warp's part of a token's sum. */
-DEV void recv_sum(const struct moeep_ll_combine_params &p, uint64_t epoch, int64_t token, int part,
-		  int parts)
-{
-	const struct moeep_dev_context &c = p.c;
-	int64_t units = (c.hidden + 255) / 256;
-	int64_t first = cut(units, parts, part) * 256;
-	int64_t last = cut(units, parts, part + 1) * 256;
-	const char *bias = p.bias ? p.bias + (uint64_t)token * p.row_bytes : NULL;
-	char *out = p.out + (uint64_t)token * p.row_bytes;
-	struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
-	int rank[2];
-
-	last = last < c.hidden ? last : c.hidden;
-	for (int half = 0; half < 2; half++) {
-		int k = half * 32 + LANE;
-		int id = k < p.topk ? p.route.topk_idx[token * p.topk + k] : -1;
-
-		rank[half] = id < 0 ? -1 : expert_rank(c, id);
-	}
-	t.count = warp_distinct(&rank[0], &rank[1], p.topk > 32);
-	for (int half = 0; half < 2; half++) {
-		if (rank[half] >= 0) {
-			t.row[half] = ll_cslot(c, c.rank, epoch, rank[half]) +
-				      (uint64_t)token * p.partial_bytes;
-		}
-	}
-	warp_sum<2>(t, {p.partial_dtype, p.dtype, false, bias, out, first, last});
-}
-
-/* What the flags of the expert ranks say. False: the comm has failed. */
-DEV bool read_flags(const struct moeep_ll_combine_params &p, uint64_t epoch, int *lost_at)
+/*
+ * By one block: what the expert ranks of this rank's tokens say of their call. What they have lost is noted for
+ * the last block.
+ */
+DEV bool read_headers(const struct moeep_ll_combine_params &p, uint64_t epoch)
 {
 	const struct moeep_dev_context &c = p.c;
 	bool ok = true;
 
 	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
-		uint64_t seen = 0;
+		struct writer from = {rank, MOEEP_DEV_PARTIALS, epoch};
+		uint4 header = make_uint4(0, 0, 0, 0);
 
 		if (p.route.send_count[rank] == 0) {
 			continue;
 		}
-		ok = ok && wait_word(c, flag_at(c, c.rank, by_epoch(c, c.window.ll_csent, epoch), rank),
-				     flag_word(epoch, 0), rank, MOEEP_DEV_PARTIALS, &seen);
-		if (ok) {
-			if ((seen & 0xfffffe) != agreement(p)) {
-				raise(c, MOEEP_ERR_MISMATCH, rank, 5, epoch,
-				      flag_word(epoch, agreement(p)), seen);
-				ok = false;
-			}
-			if (seen & LOST_BIT) {
-				atomicMax(lost_at, rank);
-			}
+		ok = ok && take_word(c, ll_cslot(c, c.rank, epoch, rank), from, &header);
+		if (ok && header.x != agreement(p)) {
+			raise(c, MOEEP_ERR_MISMATCH, rank, 5, epoch, agreement(p), header.x);
+			ok = false;
+		}
+		if (ok && header.y != 0) {
+			atomicMax(&c.state->lost, rank + 1);
 		}
 	}
-	return __syncthreads_and(ok) != 0;
+	return ok;
 }
 
 DEV bool recv_phase(const struct moeep_ll_combine_params &p, uint64_t epoch)
 {
-	const struct moeep_dev_context &c = p.c;
-	__shared__ int lost_at;
-	int warps = (int)gridDim.x * NUM_WARPS;
-	int parts = share(p.num_tokens, c.hidden);
+	struct crew crew = recv_crew(p.senders);
+	int parcels = parcels_of(p.partial_bytes);
+	int total = (int)p.num_tokens * parcels;
+	bool ok = true;
 
-	if (threadIdx.x == 0) {
-		lost_at = -1;
+	if (crew.index < 0) {
+		return true;
 	}
-	__syncthreads();
-	if (!read_flags(p, epoch, &lost_at)) {
-		return false;
+	if (crew.index == crew.count - 1) {
+		ok = read_headers(p, epoch);
 	}
-	for (int64_t u = (int64_t)WARP * gridDim.x + blockIdx.x; u < p.num_tokens * parts;
-	     u += warps) {
-		recv_sum(p, epoch, u / parts, (int)(u % parts), parts);
+	ok = __syncthreads_and(ok);
+	for (int u = WARP * crew.count + crew.index; u < total && ok; u += crew.count * NUM_WARPS) {
+		ok = p.partial_dtype == MOEEP_FP32 ? recv_sum<4>(p, epoch, u / parcels, u % parcels)
+						   : recv_sum<8>(p, epoch, u / parcels, u % parcels);
 	}
-	if (last_block(&c.state->ticket[MOEEP_DEV_TICKET_CRECV], gridDim.x)) {
+	return __syncthreads_and(ok) != 0;
+}
+
+/* By the last block: all is sent, or has been summed. */
+DEV void finish(const struct moeep_ll_combine_params &p, uint64_t sent, uint64_t received)
+{
+	const struct moeep_dev_context &c = p.c;
+
+	if (p.phases & PHASE_RECV) {
 		/* Pairs with the wait for credit in send_phase() of each rank. */
-		block_publish(c, c.window.ll_creceived, flag_word(epoch, 0));
+		block_publish(c, c.window.ll_creceived, flag_word(received, 0));
 		count_traffic(c, MOEEP_DEV_COMBINE_ROWS, p.route.send_count, p.partial_bytes);
-		if (threadIdx.x == 0) {
-			c.state->ll_crecv = epoch;
-			if (lost_at >= 0) {
-				finish_result(c, MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_LOST, lost_at,
-					      0, 0);
-			} else {
-				finish_result(c, MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0);
-			}
+	}
+	if (threadIdx.x != 0) {
+		return;
+	}
+	if (p.phases & PHASE_SEND) {
+		c.state->ll_cepoch = sent;
+	}
+	if (p.phases & PHASE_RECV) {
+		int32_t lost = *(volatile int32_t *)&c.state->lost;
+
+		c.state->ll_crecv = received;
+		if (lost != 0) {
+			c.state->lost = 0;
+			finish_result(c, MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_LOST, lost - 1, 0, 0);
+			return;
 		}
 	}
-	return true;
+	finish_result(c, MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	moeep_kernel_ll_combine(const __grid_constant__ struct moeep_ll_combine_params p)
 {
+	DYNAMIC_SHARED(int, shared, 4);
 	const struct moeep_dev_context &c = p.c;
 	/* On their way while the kernel begins; without `shared` there is no state. */
 	uint64_t sent = c.shared ? c.state->ll_cepoch : 0;
 	uint64_t received = c.shared ? c.state->ll_crecv : 0;
 	uint64_t send_epoch = (sent + 1) & EPOCH_MASK;
 	uint64_t recv_epoch = (received + 1) & EPOCH_MASK;
+	uint64_t early = early_credit(c, c.window.ll_creceived);
 	bool ok = kernel_begin(c);
 
 	if (!ok) {
 		return;
 	}
 	if (p.phases & PHASE_SEND) {
-		ok = send_phase(p, send_epoch);
+		ok = send_phase(p, send_epoch, early, shared);
 	}
 	if (ok && (p.phases & PHASE_RECV)) {
 		ok = recv_phase(p, recv_epoch);
+	}
+	if (ok && last_block(&c.state->ticket[MOEEP_DEV_TICKET_LL_COMBINE], gridDim.x)) {
+		finish(p, send_epoch, recv_epoch);
 	}
 	if (!ok && threadIdx.x == 0) {
 		put_dead(c);

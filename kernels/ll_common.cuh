@@ -3,47 +3,76 @@
 #ifndef MOEEP_KERNELS_LL_COMMON_CUH
 #define MOEEP_KERNELS_LL_COMMON_CUH
 
+#include "ll_words.cuh"
 #include "rows.cuh"
 
 #define PHASE_SEND 1
 #define PHASE_RECV 2
 
-/* Start of a dispatch slot, 64 bytes. */
-struct alignas(16) ll_header {
-	int32_t dtype;
-	int32_t quant;
-	int32_t topk;
-	int32_t given;
-};
-
 DEV char *ll_slot(const struct moeep_dev_context &c, int owner, uint64_t epoch, int source)
 {
-	return window_at(c, owner, c.window.ll_slot) +
+	return near_window_at(c, owner, c.window.ll_slot) +
 	       ((epoch & 1) * (uint64_t)c.num_ranks + (uint64_t)source) * c.window.ll_slot_bytes;
-}
-
-DEV const int32_t *ll_slot_idx(const char *slot)
-{
-	return (const int32_t *)(slot + 64);
 }
 
 DEV char *ll_cslot(const struct moeep_dev_context &c, int owner, uint64_t epoch, int expert_rank)
 {
-	return window_at(c, owner, c.window.ll_cslot) +
+	return near_window_at(c, owner, c.window.ll_cslot) +
 	       ((epoch & 1) * (uint64_t)c.num_ranks + (uint64_t)expert_rank) *
 		       c.window.ll_cslot_bytes;
 }
 
-/* The half of an array of flags [2][R] that an epoch uses. */
-DEV uint64_t by_epoch(const struct moeep_dev_context &c, uint64_t array, uint64_t epoch)
+/* Cut `length` units into `parts`: the first unit of part i. */
+DEV int cut(int length, int parts, int i)
 {
-	return array + (epoch & 1) * (uint64_t)c.num_ranks * sizeof(uint64_t);
+	return (int)((int64_t)length * i / parts);
 }
 
-/* Cut `length` units into `parts`: the first unit of part i. */
-DEV int64_t cut(int64_t length, int parts, int i)
+/* Blocks of a kernel that do the same, and which of them this one is; negative: none. */
+struct crew {
+	int index;
+	int count;
+};
+
+/* The first `senders` blocks send, the others receive; or all do both. */
+DEV struct crew send_crew(int senders)
 {
-	return length * i / parts;
+	int count = senders ? senders : (int)gridDim.x;
+
+	return {(int)blockIdx.x < count ? (int)blockIdx.x : -1, count};
+}
+
+DEV struct crew recv_crew(int senders)
+{
+	return {(int)blockIdx.x - senders, (int)gridDim.x - senders};
+}
+
+/*
+ * The flag of credit of the rank that this thread will wait for, read while the kernel begins: it is there
+ * nearly always, and saves a trip to memory.
+ */
+DEV uint64_t early_credit(const struct moeep_dev_context &c, uint64_t array)
+{
+	int rank = (int)threadIdx.x;
+
+	/* Pairs with block_publish() of that rank. */
+	return c.shared && rank < c.num_ranks ? load_acquire(flag_at(c, c.rank, array, rank)) : 0;
+}
+
+/*
+ * A slot is free once its owner has received what it held, two epochs ago. The whole block waits. False, in
+ * all threads: the comm has failed.
+ */
+DEV bool wait_credit(const struct moeep_dev_context &c, uint64_t array, uint64_t epoch,
+		     uint64_t early)
+{
+	uint64_t expected = flag_word(epoch_before(epoch, 2), 0);
+
+	if (__syncthreads_and((int)threadIdx.x >= c.num_ranks || flag_reached(early, expected)) &&
+	    c.num_ranks <= (int)blockDim.x) {
+		return true;
+	}
+	return block_wait_all(c, array, expected, MOEEP_DEV_CREDIT, NULL);
 }
 
 #endif

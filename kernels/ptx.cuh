@@ -64,6 +64,45 @@ DEV void store_relaxed(uint64_t *word, uint64_t value)
 	asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
+/*
+ * 16 bytes that are written and seen as one. PTX has 128-bit scalars since version 8.3; of older
+ * assemblers a vector becomes the same instruction.
+ */
+DEV uint4 load_whole16(const char *from)
+{
+	uint4 v;
+
+#if __CUDACC_VER_MAJOR__ > 12 || __CUDACC_VER_MINOR__ >= 3
+	uint64_t low, high;
+
+	asm volatile("{.reg .b128 w; ld.relaxed.sys.global.b128 w, [%2]; mov.b128 {%0, %1}, w;}"
+		     : "=l"(low), "=l"(high)
+		     : "l"(from)
+		     : "memory");
+	v = {(uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32)};
+#else
+	asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+		     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+		     : "l"(from)
+		     : "memory");
+#endif
+	return v;
+}
+
+DEV void store_whole16(char *to, uint32_t x, uint32_t y, uint32_t z, uint32_t w)
+{
+#if __CUDACC_VER_MAJOR__ > 12 || __CUDACC_VER_MINOR__ >= 3
+	asm volatile("{.reg .b128 v; .reg .b64 a, b; mov.b64 a, {%1, %2}; mov.b64 b, {%3, %4};"
+		     " mov.b128 v, {a, b}; st.relaxed.sys.global.b128 [%0], v;}" ::"l"(to),
+		     "r"(x), "r"(y), "r"(z), "r"(w)
+		     : "memory");
+#else
+	asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x),
+		     "r"(y), "r"(z), "r"(w)
+		     : "memory");
+#endif
+}
+
 /* The count before; release and acquire between the blocks of this GPU. */
 DEV uint32_t add_ticket(uint32_t *ticket)
 {

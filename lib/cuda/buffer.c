@@ -36,6 +36,7 @@ static void cut_buffer(const struct moeep_geometry *g, struct pieces *p, struct 
 {
 	uint64_t ranks = (uint64_t)g->num_ranks;
 	uint64_t local = (uint64_t)g->local_experts;
+	uint64_t experts = (uint64_t)g->config.num_experts;
 
 	b->state = piece(p, sizeof(*b->state));
 	b->plan = piece(p, sizeof(*b->plan));
@@ -49,11 +50,12 @@ static void cut_buffer(const struct moeep_geometry *g, struct pieces *p, struct 
 	b->traffic = piece(p, ranks * MOEEP_DEV_TRAFFIC * sizeof(*b->traffic));
 	b->scratch.block_total = piece(p, MOEEP_CUDA_BLOCKS * ranks * 4);
 	b->scratch.channel_prefix = piece(p, MOEEP_DEV_CHANNELS * ranks * 4);
-	b->scratch.expert_count = piece(p, (uint64_t)g->config.num_experts * 4);
+	b->scratch.expert_count = piece(p, experts * 4);
 	b->scratch.hist = NULL;
 	if (local > MOEEP_DEV_HIST) {
 		b->scratch.hist = piece(p, MOEEP_CUDA_BLOCKS * local * 4);
 	}
+	b->scratch.ll_hist = moeep_cuda_ll_counters(g) == 0 ? piece(p, experts * 4) : NULL;
 }
 
 uint64_t moeep_cuda_private_bytes(const struct moeep_geometry *g)
@@ -112,6 +114,8 @@ static void set_context(struct moeep_buffer *buffer, const struct buffer_pieces 
 	struct moeep_cuda_buffer *own = buffer->cuda;
 	const struct moeep_geometry *g = &buffer->geo;
 	uint32_t timeout_ms = buffer->comm->settings.timeout_ms;
+	int32_t least = g->config.num_experts / g->num_ranks;
+	int32_t more = g->config.num_experts % g->num_ranks;
 
 	own->plan = b->plan;
 	own->ends = b->ends;
@@ -133,9 +137,16 @@ static void set_context(struct moeep_buffer *buffer, const struct buffer_pieces 
 		.num_experts = g->config.num_experts,
 		.first_expert = g->first_expert,
 		.local_experts = g->local_experts,
+		.large_ranks = more,
+		.large_experts = more * (least + 1),
+		.per_large_rank = 1.0f / (float)(least + 1),
+		.per_rank = least > 0 ? 1.0f / (float)least : 0.0f,
 		.max_topk = g->config.max_topk,
 		.traffic = b->traffic,
 	};
+	for (int rank = 0; rank < g->num_ranks && rank < MOEEP_DEV_FIRST_WINDOWS; rank++) {
+		own->context.first_windows[rank] = buffer->windows[rank]->base;
+	}
 }
 
 static int create(struct moeep_buffer *buffer)

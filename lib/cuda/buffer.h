@@ -31,6 +31,10 @@ struct moeep_cuda_handle {
 /* Offsets of a window of device memory, and the hint. */
 void moeep_cuda_lay_out(struct moeep_geometry *geometry);
 
+/* Counters of experts that a block of an LL dispatch has in shared memory: [R][L]. 0: too many to
+ * fit. */
+size_t moeep_cuda_ll_counters(const struct moeep_geometry *g);
+
 /* Once the windows are shared. */
 int moeep_cuda_buffer_create(struct moeep_buffer *buffer);
 /* Flags of this rank's window, before any peer can look. */

@@ -31,22 +31,44 @@ static void lay_out_ht(struct moeep_geometry *g, uint64_t *at)
 	w->rows = take(at, records * w->row_room);
 }
 
+static uint64_t words_of(uint64_t values)
+{
+	return (values + MOEEP_DEV_WORD_VALUES - 1) / MOEEP_DEV_WORD_VALUES * MOEEP_DEV_WORD;
+}
+
+static uint64_t parcels_of(uint64_t row_bytes)
+{
+	return (row_bytes + MOEEP_DEV_PARCEL - 1) / MOEEP_DEV_PARCEL;
+}
+
+size_t moeep_cuda_ll_counters(const struct moeep_geometry *g)
+{
+	size_t ranks = (size_t)g->num_ranks;
+	size_t counters = ranks * (((size_t)g->config.num_experts + ranks - 1) / ranks);
+
+	return counters <= MOEEP_DEV_HIST ? counters : 0;
+}
+
 static void lay_out_ll(struct moeep_geometry *g, uint64_t *at)
 {
 	struct moeep_dev_window *w = &g->device;
 	uint64_t ranks = (uint64_t)g->num_ranks;
 	uint64_t tokens = (uint64_t)g->config.ll_max_tokens;
-	uint64_t topk = (uint64_t)g->config.max_topk;
-	uint64_t scales = moeep_align((uint64_t)moeep_scale_groups(g->config.hidden) * 4, 16);
-	uint64_t slot = 64;
+	uint64_t choices = tokens * words_of((uint64_t)g->config.max_topk);
+	uint64_t cast = parcels_of((uint64_t)g->config.hidden);
+	uint64_t experts = (uint64_t)g->config.num_experts;
+	uint64_t slot = MOEEP_DEV_LL_HEADER;
 
-	(void)take(&slot, tokens * topk * 4);
-	w->ll_slot_weights = take(&slot, tokens * topk * 4);
-	w->ll_slot_scales = take(&slot, tokens * scales);
-	w->ll_slot_rows = take(&slot, tokens * g->row_bytes);
+	(void)take(&slot, choices);
+	w->ll_slot_numbers = take(&slot, choices);
+	w->ll_slot_weights = take(&slot, choices);
+	w->ll_slot_counts = take(&slot, MOEEP_DEV_WORD + words_of((experts + ranks - 1) / ranks));
+	w->ll_slot_scales = take(&slot, tokens * cast * MOEEP_DEV_PARCEL_SCALES);
+	w->ll_slot_rows = take(&slot, tokens * parcels_of(g->row_bytes) * MOEEP_DEV_PARCEL_ROOM);
 	w->ll_slot_bytes = slot;
 	w->ll_slot = take(at, MOEEP_SLOTS * ranks * slot);
-	w->ll_cslot_bytes = moeep_align(tokens * g->partial_bytes, UNIT);
+	w->ll_cslot_bytes =
+		MOEEP_DEV_LL_HEADER + tokens * parcels_of(g->partial_bytes) * MOEEP_DEV_PARCEL_ROOM;
 	w->ll_cslot = take(at, MOEEP_SLOTS * ranks * w->ll_cslot_bytes);
 }
 
@@ -63,9 +85,7 @@ void moeep_cuda_lay_out(struct moeep_geometry *g)
 	w->ht_record_flag = take(&at, ranks * 8);
 	w->ht_read_flag = take(&at, ranks * 8);
 	w->ht_progress = take(&at, ranks * MOEEP_DEV_CHANNELS * 8);
-	w->ll_sent = take(&at, MOEEP_SLOTS * ranks * 8);
 	w->ll_received = take(&at, ranks * 8);
-	w->ll_csent = take(&at, MOEEP_SLOTS * ranks * 8);
 	w->ll_creceived = take(&at, ranks * 8);
 	g->device_flags = at;
 	w->entry_bytes =

@@ -11,6 +11,19 @@
 /* Measured, see docs/performance-gpu.md. */
 #define DEFAULT_BLOCKS 128
 
+/*
+ * Of 16 blocks that send and receive, so many send: what has to go over a link holds up whatever
+ * the same SM loads.
+ */
+#define SENDERS		4
+#define COMBINE_SENDERS 5
+
+/* 0: all blocks do both. */
+static int senders(int phases, int blocks, int of_16)
+{
+	return phases == (MOEEP_LL_SEND | MOEEP_LL_RECV) && blocks >= 8 ? blocks * of_16 / 16 : 0;
+}
+
 static void set_scales(const struct moeep_geometry *g, const moeep_ll_dispatch_args_t *args,
 		       struct moeep_ll_dispatch_params *p)
 {
@@ -19,7 +32,6 @@ static void set_scales(const struct moeep_geometry *g, const moeep_ll_dispatch_a
 	int64_t stride = moeep_scale_stride(args->recv_scale_layout, args->recv_scale_stride,
 					    args->capacity, count);
 
-	p->scale_bytes = moeep_align((uint64_t)count * 4, 16);
 	if (p->quant == MOEEP_QUANT_NONE || !args->recv_scales) {
 		return;
 	}
@@ -40,15 +52,10 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	int phases = moeep_ll_phases(args->phase);
 	struct moeep_ll_dispatch_params p = {0};
 	struct moeep_cuda_call call;
-	int64_t counters = (int64_t)g->num_ranks * g->local_experts;
-	size_t shared;
+	size_t shared = 4 * (2 * (size_t)g->num_ranks + moeep_cuda_ll_counters(g));
 	int blocks = 0;
 	int32_t dtype;
 	int rc = moeep_ll_check_dispatch(buffer, handle, phases);
-
-	p.wide = counters <= MOEEP_DEV_HIST;
-	counters = p.wide ? counters : g->local_experts <= MOEEP_DEV_HIST ? g->local_experts : 0;
-	shared = 4 * ((size_t)g->num_ranks + (size_t)counters);
 
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_begin(&call, buffer, handle, launch,
@@ -88,7 +95,8 @@ int moeep_cuda_ll_dispatch(struct moeep_buffer *buffer, struct moeep_handle *han
 	p.recv_count = args->recv_count;
 	p.recv_src_token = args->recv_src_token;
 	p.recv_range = args->recv_range;
-	p.hist = buffer->cuda->scratch.hist;
+	p.hist = buffer->cuda->scratch.ll_hist;
+	p.senders = senders(phases, blocks, SENDERS);
 	if (rc == MOEEP_OK) {
 		rc = moeep_cuda_launch(&call, MOEEP_CUDA_LL_DISPATCH, blocks, shared, &p);
 	}
@@ -109,6 +117,7 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	int phases = moeep_ll_phases(args->phase);
 	struct moeep_ll_combine_params p = {0};
 	struct moeep_cuda_call call;
+	size_t shared = 4 * (size_t)g->num_ranks;
 	int blocks = 0;
 	int rc = moeep_ll_check_combine(buffer, handle, phases);
 
@@ -123,7 +132,7 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
-	rc = moeep_cuda_blocks(&call, MOEEP_CUDA_LL_COMBINE, 0, DEFAULT_BLOCKS, 1, &blocks);
+	rc = moeep_cuda_blocks(&call, MOEEP_CUDA_LL_COMBINE, shared, DEFAULT_BLOCKS, 1, &blocks);
 	p.c = call.context;
 	p.route = handle->cuda->route;
 	p.phases = phases;
@@ -136,11 +145,12 @@ int moeep_cuda_ll_combine(struct moeep_buffer *buffer, struct moeep_handle *hand
 	p.dtype = phases & MOEEP_LL_SEND ? args->dtype : handle->combine_dtype;
 	p.unweighted = phases & MOEEP_LL_SEND ? (args->flags & MOEEP_LL_COMBINE_UNWEIGHTED) != 0
 					      : handle->combine_unweighted;
+	p.senders = senders(phases, blocks, COMBINE_SENDERS);
 	p.partial_dtype = g->config.partial_dtype == MOEEP_FP32 ? MOEEP_FP32 : p.dtype;
 	p.row_bytes = (uint64_t)g->config.hidden * moeep_dtype_size(p.dtype);
 	p.partial_bytes = (uint64_t)g->config.hidden * moeep_dtype_size(p.partial_dtype);
 	if (rc == MOEEP_OK) {
-		rc = moeep_cuda_launch(&call, MOEEP_CUDA_LL_COMBINE, blocks, 0, &p);
+		rc = moeep_cuda_launch(&call, MOEEP_CUDA_LL_COMBINE, blocks, shared, &p);
 	}
 	if (rc == MOEEP_OK && (phases & MOEEP_LL_SEND)) {
 		moeep_ll_note_combine_send(buffer, handle, args);

@@ -292,6 +292,30 @@ DEV uint64_t load_acquire(const uint64_t *word)
 	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
+/* The last part is the epoch, which is there last: kernels never overwrite a word before it was read. */
+DEV uint4 load_whole16(const char *from)
+{
+	const uint32_t *part = (const uint32_t *)from;
+	uint4 v;
+
+	emulated_yield();
+	v.w = __atomic_load_n(&part[3], __ATOMIC_ACQUIRE);
+	v.x = __atomic_load_n(&part[0], __ATOMIC_RELAXED);
+	v.y = __atomic_load_n(&part[1], __ATOMIC_RELAXED);
+	v.z = __atomic_load_n(&part[2], __ATOMIC_RELAXED);
+	return v;
+}
+
+DEV void store_whole16(char *to, uint32_t x, uint32_t y, uint32_t z, uint32_t w)
+{
+	uint32_t *part = (uint32_t *)to;
+
+	__atomic_store_n(&part[0], x, __ATOMIC_RELAXED);
+	__atomic_store_n(&part[1], y, __ATOMIC_RELAXED);
+	__atomic_store_n(&part[2], z, __ATOMIC_RELAXED);
+	__atomic_store_n(&part[3], w, __ATOMIC_RELEASE);
+}
+
 DEV uint32_t load_relaxed32(const uint32_t *word)
 {
 	return __atomic_load_n(word, __ATOMIC_RELAXED);
