@@ -270,30 +270,30 @@ DEV void finish_result(const struct moeep_dev_context &c, int code, int detail, 
 }
 
 /*
- * Begin of every kernel. False, in all threads of the block: the operation is not run, since the
- * comm has failed, or the event that it had to wait for has completed with an error.
+ * May the operation run? By one thread. False: it is not run, since the comm has failed, or the event that it had to
+ * wait for has completed with an error.
  */
-DEV bool kernel_begin(const struct moeep_dev_context &c)
+DEV bool may_run(const struct moeep_dev_context &c)
 {
-	bool go = true;
-
-	if (!c.shared) {
-		/* Launched for the driver to load it, see lib/cuda/context.c. */
+	/* The host's word is a trip away: waits look at it. */
+	if (load_relaxed32(&c.comm->dead) != 0) {
+		put_dead(c);
 		return false;
 	}
-	if (threadIdx.x == 0) {
-		/* The host's word is a trip away: waits look at it. */
-		if (load_relaxed32(&c.comm->dead) != 0) {
-			put_dead(c);
-			go = false;
-		} else if (c.after && *(volatile const int32_t *)&c.after->code != MOEEP_OK) {
-			volatile const struct moeep_dev_result *after = c.after;
+	if (c.after && *(volatile const int32_t *)&c.after->code != MOEEP_OK) {
+		volatile const struct moeep_dev_result *after = c.after;
 
-			put_result(c, after->code, after->detail, after->a, after->b, after->c);
-			go = false;
-		}
+		put_result(c, after->code, after->detail, after->a, after->b, after->c);
+		return false;
 	}
-	return __syncthreads_and(go) != 0;
+	return true;
+}
+
+/* Begin of a kernel. False, in all threads of the block: the operation is not run. */
+DEV bool kernel_begin(const struct moeep_dev_context &c)
+{
+	/* Without `shared` it was launched for the driver to load it, see lib/cuda/context.c. */
+	return c.shared && __syncthreads_and(threadIdx.x != 0 || may_run(c)) != 0;
 }
 
 /* The last block's threads add up what has come from each rank. */

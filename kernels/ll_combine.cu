@@ -210,9 +210,9 @@ DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, i
 
 /*
  * Blocks that will receive have this rank's own tokens to sum until the others' sums come. tokens: [R] in shared
- * memory. False, in all threads of the block: the comm has failed.
+ * memory.
  */
-DEV bool send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch, uint64_t early, int *tokens)
+DEV void send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch, int *tokens)
 {
 	const struct moeep_dev_context &c = p.c;
 	struct crew senders = send_crew(p.senders);
@@ -220,13 +220,10 @@ DEV bool send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch, uin
 	int parcels = parcels_of(p.partial_bytes);
 	int u = WARP * crew.count + crew.index;
 
-	/* On their way while the block waits. */
 	for (int source = (int)threadIdx.x; source < c.num_ranks; source += (int)blockDim.x) {
 		tokens[source] = p.route.ll_tokens[source];
 	}
-	if (!wait_credit(c, c.window.ll_creceived, epoch, early)) {
-		return false;
-	}
+	__syncthreads();
 	for (int rank = (int)threadIdx.x; senders.index == 0 && rank < c.num_ranks;
 	     rank += (int)blockDim.x) {
 		store_whole16(ll_cslot(c, rank, epoch, c.rank), agreement(p),
@@ -244,7 +241,6 @@ DEV bool send_phase(const struct moeep_ll_combine_params &p, uint64_t epoch, uin
 		}
 		u -= count;
 	}
-	return true;
 }
 
 /* A warp's parcel of a token's sum. False: the comm has failed. */
@@ -403,16 +399,15 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	uint64_t received = c.shared ? c.state->ll_crecv : 0;
 	uint64_t send_epoch = (sent + 1) & EPOCH_MASK;
 	uint64_t recv_epoch = (received + 1) & EPOCH_MASK;
-	uint64_t early = early_credit(c, c.window.ll_creceived);
-	bool ok = kernel_begin(c);
+	bool ok = true;
 
-	if (!ok) {
+	if (!ll_begin(c, p.phases & PHASE_SEND, c.window.ll_creceived, send_epoch)) {
 		return;
 	}
 	if (p.phases & PHASE_SEND) {
-		ok = send_phase(p, send_epoch, early, shared);
+		send_phase(p, send_epoch, shared);
 	}
-	if (ok && (p.phases & PHASE_RECV)) {
+	if (p.phases & PHASE_RECV) {
 		ok = recv_phase(p, recv_epoch);
 	}
 	if (ok && last_block(&c.state->ticket[MOEEP_DEV_TICKET_LL_COMBINE], gridDim.x)) {

@@ -48,31 +48,38 @@ DEV struct crew recv_crew(int senders)
 }
 
 /*
- * The flag of credit of the rank that this thread will wait for, read while the kernel begins: it is there
- * nearly always, and saves a trip to memory.
+ * Begin of a kernel, and if it sends the wait for credit: a slot is free once its owner has received what it held,
+ * two epochs ago. False, in all threads of the block: the operation is not run, or the comm has failed.
  */
-DEV uint64_t early_credit(const struct moeep_dev_context &c, uint64_t array)
-{
-	int rank = (int)threadIdx.x;
-
-	/* Pairs with block_publish() of that rank. */
-	return c.shared && rank < c.num_ranks ? load_acquire(flag_at(c, c.rank, array, rank)) : 0;
-}
-
-/*
- * A slot is free once its owner has received what it held, two epochs ago. The whole block waits. False, in
- * all threads: the comm has failed.
- */
-DEV bool wait_credit(const struct moeep_dev_context &c, uint64_t array, uint64_t epoch,
-		     uint64_t early)
+DEV bool ll_begin(const struct moeep_dev_context &c, bool send, uint64_t credit, uint64_t epoch)
 {
 	uint64_t expected = flag_word(epoch_before(epoch, 2), 0);
+	int rank = (int)threadIdx.x;
+	bool run, ready = true;
 
-	if (__syncthreads_and((int)threadIdx.x >= c.num_ranks || flag_reached(early, expected)) &&
-	    c.num_ranks <= (int)blockDim.x) {
+	if (!c.shared) {
+		return false;
+	}
+	if (send) {
+		/* Nearly always it is there, and this is no trip more than the kernel's begin takes. */
+		ready = c.num_ranks <= (int)blockDim.x &&
+			(rank >= c.num_ranks ||
+			 flag_reached(load_acquire(flag_at(c, c.rank, credit, rank)), expected));
+	}
+	run = threadIdx.x != 0 || may_run(c);
+	if (__syncthreads_and(run && ready)) {
 		return true;
 	}
-	return block_wait_all(c, array, expected, MOEEP_DEV_CREDIT, NULL);
+	if (!__syncthreads_and(run)) {
+		return false;
+	}
+	if (!block_wait_all(c, credit, expected, MOEEP_DEV_CREDIT, NULL)) {
+		if (threadIdx.x == 0) {
+			put_dead(c);
+		}
+		return false;
+	}
+	return true;
 }
 
 #endif

@@ -5,26 +5,19 @@
 #include "ll_count.cuh"
 #include "ll_send.cuh"
 
-/*
- * Blocks that will receive have choices and this rank's own rows to send until the others' come. False, in all
- * threads of the block: the comm has failed.
- */
-DEV bool send_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, uint64_t early, int *shared)
+/* Blocks that will receive have choices and this rank's own rows to send until the others' come. */
+DEV void send_phase(const struct moeep_ll_dispatch_params &p, uint64_t epoch, int *shared)
 {
 	const struct moeep_dev_context &c = p.c;
 	struct crew senders = send_crew(p.senders);
 	struct crew others = recv_crew(p.senders);
 
-	if (!wait_credit(c, c.window.ll_received, epoch, early)) {
-		return false;
-	}
 	if (others.index >= 0) {
 		send_choices(p, epoch, choice_task(p, others),
 			     p.hist ? p.hist : shared + 2 * c.num_ranks, shared);
 	}
 	send_rows(p, epoch, senders.index >= 0 ? senders : others,
 		  p.senders == 0 ? ALL : senders.index >= 0 ? OTHERS : OWN);
-	return true;
 }
 
 /* The last block of those that receive counts. False, in all threads of the block: the comm has failed. */
@@ -123,16 +116,15 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	uint64_t received = c.shared ? c.state->ll_recv : 0;
 	uint64_t send_epoch = (sent + 1) & EPOCH_MASK;
 	uint64_t recv_epoch = (received + 1) & EPOCH_MASK;
-	uint64_t early = early_credit(c, c.window.ll_received);
-	bool ok = kernel_begin(c);
+	bool ok = true;
 
-	if (!ok) {
+	if (!ll_begin(c, p.phases & PHASE_SEND, c.window.ll_received, send_epoch)) {
 		return;
 	}
 	if (p.phases & PHASE_SEND) {
-		ok = send_phase(p, send_epoch, early, shared);
+		send_phase(p, send_epoch, shared);
 	}
-	if (ok && (p.phases & PHASE_RECV)) {
+	if (p.phases & PHASE_RECV) {
 		ok = recv_phase(p, recv_epoch, shared);
 	}
 	if (ok && last_block(&c.state->ticket[MOEEP_DEV_TICKET_LL], gridDim.x)) {

@@ -141,8 +141,13 @@ static void arena_open(void)
 {
 	size_t mib = (size_t)util_env("MOEEP_TEST_ARENA", ARENA_MIB);
 
-	/* With the default of 8 the copies may queue up behind a kernel that waits. */
-	setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+	/*
+	 * With the default of 8 the copies of threads may queue up behind a kernel that waits.
+	 * Under MPS the processes of a device have fewer together than 8 times 32.
+	 */
+	if (device_mode() != DEVICE_PROCESSES) {
+		setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+	}
 	arena = arena_make(mib << 20);
 	if (!arena) {
 		tap_bail("no arena of %zu MiB: %s", mib, strerror(errno));

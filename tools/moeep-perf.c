@@ -82,7 +82,9 @@ int main(int argc, char **argv)
 		return status;
 	}
 	/* Ranks that are threads share a GPU's work queues, which must be one a stream. */
-	(void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+	if (options.threads) {
+		(void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+	}
 	if (perf_gpus_choose(&options, &gpus)) {
 		return PERF_EXIT_FAILED;
 	}

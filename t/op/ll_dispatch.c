@@ -160,6 +160,26 @@ static void wide(int num_ranks, bool processes, int64_t hidden)
 	ll_check(&c, processes, "wide rows");
 }
 
+/* More experts than a block of a GPU has counters for in shared memory. */
+static void many_experts(int num_ranks, bool processes)
+{
+	struct ll_case c = {
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 8200,
+				.topk = 8,
+				.hidden = 8,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
+	};
+
+	op_tokens_vary(&c.spec, 21);
+	ll_check(&c, processes, "many experts");
+}
+
 int main(void)
 {
 	ranks_begin();
@@ -171,6 +191,7 @@ int main(void)
 	}
 	duplicates(3, false, ROUTE_ANY);
 	duplicates(4, true, ROUTE_SAME);
+	many_experts(3, false);
 	capacities(3, true);
 	capacities(4, false);
 	capacities(7, true);
