@@ -52,7 +52,7 @@ DEV void finish(const struct moeep_ll_dispatch_params &p, uint64_t sent, uint64_
 	const struct moeep_dev_context &c = p.c;
 
 	if (p.phases & PHASE_RECV) {
-		/* Pairs with the wait for credit in send_phase() of each rank. */
+		/* Pairs with the wait for credit in ll_begin() of each rank. */
 		block_publish(c, c.window.ll_received, flag_word(received, 0));
 	}
 	if (threadIdx.x != 0) {

@@ -115,12 +115,6 @@ DEV uint32_t add_ticket(uint32_t *ticket)
 	return before;
 }
 
-/* The line will be read soon. */
-DEV void prefetch(const char *at)
-{
-	asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-}
-
 DEV uint64_t clock_ns()
 {
 	uint64_t ns;

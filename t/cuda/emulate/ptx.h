@@ -341,11 +341,6 @@ DEV uint32_t add_ticket(uint32_t *ticket)
 	return __atomic_fetch_add(ticket, 1u, __ATOMIC_ACQ_REL);
 }
 
-DEV void prefetch(const char *at)
-{
-	(void)at;
-}
-
 DEV uint64_t clock_ns()
 {
 	struct timespec now;
