@@ -2,7 +2,7 @@
 /*
  * kernels/device.cuh - memory order, bounded waits, and how blocks and kernels begin and end.
  *
- * Words that ranks hand to each other are written with release at system scope, and read with acquire; where
+ * Flags that ranks hand to each other are written with release at system scope, and read with acquire; where
  * many threads poll them, with acquire once they have come. HACKING.md names each pair.
  */
 #ifndef MOEEP_KERNELS_DEVICE_CUH

@@ -76,8 +76,8 @@ DEV void number_choices(const int *id, int *number, int count, int *hist)
 		int e = i < count ? id[i] : -1;
 		unsigned same = __match_any_sync(FULL, e);
 
-		if (e >= 0) {
-			number[i] = hist[e] + __popc(same & ((1u << LANE) - 1u));
+		if (i < count) {
+			number[i] = e >= 0 ? hist[e] + __popc(same & ((1u << LANE) - 1u)) : 0;
 		}
 		__syncwarp();
 		if (e >= 0 && LANE == __ffs((int)same) - 1) {

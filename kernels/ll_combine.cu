@@ -215,8 +215,14 @@ DEV bool recv_sum(const struct moeep_ll_combine_params &p, uint64_t epoch, int t
 		load_chunks<E>(bias, p.dtype, parcel, chunks, v);
 #pragma unroll
 		for (int u = 0; u < CHUNKS; u++) {
-			if (u < chunks) {
-				add_elements<E>(total[u], v[u], p.dtype, 1.0f, count == 0);
+			float values[E];
+
+			floats_of_elements<E>(v[u], p.dtype, values);
+#pragma unroll
+			for (int i = 0; i < E; i++) {
+				/* Alone it is copied, a NaN as it is. */
+				total[u][i] = count == 0 ? values[i]
+							 : __fadd_rn(total[u][i], values[i]);
 			}
 		}
 	}
@@ -248,7 +254,8 @@ DEV bool read_headers(const struct moeep_ll_combine_params &p, uint64_t epoch)
 		}
 		ok = ok && take_word(c, ll_cslot(c, c.rank, epoch, rank), from, &header);
 		if (ok && header.x != agreement(p)) {
-			raise(c, MOEEP_ERR_MISMATCH, rank, 5, epoch, agreement(p), header.x);
+			raise(c, MOEEP_ERR_MISMATCH, rank, 5, epoch, flag_word(epoch, agreement(p)),
+			      flag_word(epoch, header.x));
 			ok = false;
 		}
 		if (ok && header.y != 0) {

@@ -7,7 +7,8 @@
 #ifndef MOEEP_KERNELS_LL_RECV_CUH
 #define MOEEP_KERNELS_LL_RECV_CUH
 
-#include "ll_send.cuh"
+#include "ll_cast.cuh"
+#include "ll_choices.cuh"
 #include "ll_told.cuh"
 
 /* Of the words that the lanes hold, value k. By all lanes. */
@@ -194,7 +195,7 @@ DEV bool take(const struct moeep_ll_dispatch_params &p, const struct told &told,
 	    (a.parcel == 0 && !keep_record(p, told, a, t->place))) {
 		return false;
 	}
-	/* Also what is lost is waited for: it must not arrive later. */
+	/* Also what is lost was sent. */
 	return !__any_sync(FULL, t->place[0] != -1 || t->place[1] != -1) ||
 	       take_row(p, a, asked, t->row, &t->scales);
 }

@@ -19,7 +19,7 @@ DEV uint32_t tag_of(uint64_t epoch)
 	return (uint32_t)(epoch >> 1) | 0x80000000u;
 }
 
-/* For reports: the flag that would have said the same. */
+/* For reports: the epoch of a tag as a flag has it, without its bits from 32 on. */
 DEV uint64_t flag_of_tag(uint32_t tag, uint64_t epoch)
 {
 	return tag == 0 ? 0 : flag_word((uint64_t)(tag & 0x7fffffffu) << 1 | (epoch & 1), 0);

@@ -100,7 +100,6 @@ void moeep_cuda_lay_out(struct moeep_geometry *g)
 		uint64_t start = at;
 
 		lay_out_ll(g, &at);
-		hint->ll_bytes = at - start;
 		g->user_slot_bytes =
 			moeep_align(local * (uint64_t)c->ll_capacity * g->row_bytes, 4096);
 		at = moeep_align(at, 4096);

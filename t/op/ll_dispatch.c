@@ -180,6 +180,27 @@ static void many_experts(int num_ranks, bool processes)
 	ll_check(&c, processes, "many experts");
 }
 
+/* More choices than a warp has lanes, to more ranks than one. */
+static void many_choices(int num_ranks, bool processes)
+{
+	struct ll_case c = {
+		.spec =
+			{
+				.num_ranks = num_ranks,
+				.num_experts = 67,
+				.topk = 61,
+				.hidden = 24,
+				.weights = true,
+				.payload = PAYLOAD_BITS,
+				.seed = op_seed(),
+			},
+		.max_topk = 64,
+	};
+
+	op_tokens_vary(&c.spec, 7);
+	ll_check(&c, processes, "many choices");
+}
+
 int main(void)
 {
 	ranks_begin();
@@ -192,6 +213,8 @@ int main(void)
 	duplicates(3, false, ROUTE_ANY);
 	duplicates(4, true, ROUTE_SAME);
 	many_experts(3, false);
+	many_choices(3, false);
+	many_choices(2, true);
 	capacities(3, true);
 	capacities(4, false);
 	capacities(7, true);
