@@ -30,9 +30,7 @@ DEV bool shape_has_weights(uint32_t shape)
 /* First expert of a rank, as moeep_expert_range() deals them. */
 DEV int first_expert(const struct moeep_dev_context &c, int rank)
 {
-	int more = c.num_experts % c.num_ranks;
-
-	return rank * (c.num_experts / c.num_ranks) + (rank < more ? rank : more);
+	return rank * (c.num_experts / c.num_ranks) + (rank < c.large_ranks ? rank : c.large_ranks);
 }
 
 /* A choice of the caller, -1 if there is no such expert. */
@@ -227,7 +225,7 @@ DEV int units_of(const struct moeep_ll_dispatch_params &p)
 DEV struct task choice_task(const struct moeep_ll_dispatch_params &p, const struct crew &crew)
 {
 	int units = units_of(p);
-	int blocks = p.hist || crew.count < 4 ? 1 : crew.count - 3;
+	int blocks = crew.count - 3;
 	int count = units < 1 ? 1 : units < blocks ? units : blocks;
 	int index = crew.count - 2 - crew.index;
 

@@ -111,8 +111,7 @@ DEV char *partial_at(const struct moeep_ll_combine_params &p, uint64_t epoch, in
 		     int token, int parcel)
 {
 	return ll_cslot(p.c, source, epoch, rank) + MOEEP_DEV_LL_HEADER +
-	       ((uint64_t)token * (uint64_t)parcels_of(p.partial_bytes) + (uint64_t)parcel) *
-		       MOEEP_DEV_PARCEL_ROOM;
+	       parcel_number(token, parcel, p.partial_bytes) * MOEEP_DEV_PARCEL_ROOM;
 }
 
 DEV void send_partial(const struct moeep_ll_combine_params &p, uint64_t epoch, int source, int token,

@@ -94,8 +94,7 @@ DEV bool recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, c
 			weighted = 1;
 		}
 		route.ll_tokens[source] = told.tokens[source];
-		ok = take_word(c, ll_slot(c, c.rank, epoch, source) + c.window.ll_slot_counts, from,
-			       &word);
+		ok = take_word(c, count_word(c, epoch, source, 0), from, &word);
 		route.recv_count[source] = (int)word.x;
 		atomicAdd(&records, (int)word.x);
 	}

@@ -73,7 +73,7 @@ DEV bool find_places(const struct moeep_ll_dispatch_params &p, const struct told
 		if (k < p.topk && e >= 0) {
 			int before = 0;
 
-			ok = rows_before(p, a.from.epoch, told, a.from.rank, e, &before);
+			ok = rows_before(p, a.from.epoch, told, a.from.rank, e, &before) && ok;
 			row += before;
 			place[half] = row < p.capacity ? (int64_t)e << 32 | row : -2;
 		}
@@ -142,15 +142,10 @@ struct asked {
 	uint4 row[WORDS];
 };
 
-/* Number of a parcel in its slot. */
-DEV uint64_t parcel_number(const struct moeep_ll_dispatch_params &p, const struct arrival &a)
-{
-	return (uint64_t)a.token * (uint64_t)parcels_of(p.row_bytes) + (uint64_t)a.parcel;
-}
-
 DEV const char *row_words(const struct moeep_ll_dispatch_params &p, const struct arrival &a)
 {
-	return a.slot + p.c.window.ll_slot_rows + parcel_number(p, a) * MOEEP_DEV_PARCEL_ROOM;
+	return a.slot + p.c.window.ll_slot_rows +
+	       parcel_number(a.token, a.parcel, p.row_bytes) * MOEEP_DEV_PARCEL_ROOM;
 }
 
 /* All on their way at once, the row as well, though it may never be sent. */
@@ -172,7 +167,8 @@ DEV bool take_row(const struct moeep_ll_dispatch_params &p, const struct arrival
 	if (p.recv_scales.base && a.chunks > 0 && LANE % SCALE_LANES == 0) {
 		ok = take_word(p.c,
 			       a.slot + p.c.window.ll_slot_scales +
-				       parcel_number(p, a) * MOEEP_DEV_PARCEL_SCALES +
+				       parcel_number(a.token, a.parcel, p.row_bytes) *
+					       MOEEP_DEV_PARCEL_SCALES +
 				       LANE / SCALE_LANES * MOEEP_DEV_WORD,
 			       a.from, scales);
 	}

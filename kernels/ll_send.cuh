@@ -92,7 +92,7 @@ DEV void send_parcel(const struct moeep_ll_dispatch_params &p, uint64_t epoch, i
 	const struct moeep_dev_context &c = p.c;
 	bool cast = p.quant != MOEEP_QUANT_NONE;
 	const char *row = p.x + (uint64_t)token * p.row_bytes * (cast ? 2 : 1);
-	uint64_t number = (uint64_t)token * (uint64_t)parcels_of(p.row_bytes) + (uint64_t)parcel;
+	uint64_t number = parcel_number(token, parcel, p.row_bytes);
 	uint64_t at = c.window.ll_slot_rows + number * MOEEP_DEV_PARCEL_ROOM;
 	uint64_t scales = c.window.ll_slot_scales + number * MOEEP_DEV_PARCEL_SCALES +
 			  (uint64_t)(LANE / SCALE_LANES) * MOEEP_DEV_WORD;

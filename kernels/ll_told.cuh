@@ -12,16 +12,19 @@ struct told {
 	int *counts;	 /* [R][L] choices of local experts; NULL: there is no room for them */
 };
 
+/* Word i of what a source tells of its counts: tokens for this rank, then choices of local experts. */
+DEV const char *count_word(const struct moeep_dev_context &c, uint64_t epoch, int source, int i)
+{
+	return ll_slot(c, c.rank, epoch, source) + c.window.ll_slot_counts + i * MOEEP_DEV_WORD;
+}
+
 /* One count, from the slot. False: the comm has failed. */
 DEV bool take_count(const struct moeep_ll_dispatch_params &p, uint64_t epoch, int source, int e,
 		    int *count)
 {
 	struct writer from = {source, MOEEP_DEV_ROWS, epoch};
 	uint4 word;
-	bool ok = take_word(p.c,
-			    ll_slot(p.c, p.c.rank, epoch, source) + p.c.window.ll_slot_counts +
-				    (e / VALUES + 1) * MOEEP_DEV_WORD,
-			    from, &word);
+	bool ok = take_word(p.c, count_word(p.c, epoch, source, e / VALUES + 1), from, &word);
 
 	*count = (int)value_of(word, e % VALUES);
 	return ok;
@@ -56,10 +59,7 @@ DEV bool take_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, c
 		struct writer from = {i / words, MOEEP_DEV_ROWS, epoch};
 		uint4 word;
 
-		ok = take_word(c,
-			       ll_slot(c, c.rank, epoch, i / words) + c.window.ll_slot_counts +
-				       (i % words + 1) * MOEEP_DEV_WORD,
-			       from, &word);
+		ok = take_word(c, count_word(c, epoch, i / words, i % words + 1), from, &word);
 #pragma unroll
 		for (int v = 0; v < VALUES; v++) {
 			int e = i % words * VALUES + v;

@@ -75,6 +75,12 @@ DEV int parcels_of(uint64_t row_bytes)
 	return (int)((row_bytes + MOEEP_DEV_PARCEL - 1) / MOEEP_DEV_PARCEL);
 }
 
+/* Number of a token's parcel in its slot. */
+DEV uint64_t parcel_number(int token, int parcel, uint64_t row_bytes)
+{
+	return (uint64_t)token * (uint64_t)parcels_of(row_bytes) + (uint64_t)parcel;
+}
+
 /* Chunk 0 of this lane, as a number of chunks from the row's begin; chunk i is 32 i further. */
 DEV int64_t first_chunk(int parcel)
 {

@@ -160,45 +160,25 @@ static void wide(int num_ranks, bool processes, int64_t hidden)
 	ll_check(&c, processes, "wide rows");
 }
 
-/* More experts than a block of a GPU has counters for in shared memory. */
-static void many_experts(int num_ranks, bool processes)
+/* Many of something: more than fits where a GPU's blocks and warps keep the usual number. */
+static void many(int num_ranks, bool processes, const char *what, int experts, int topk, int tokens)
 {
 	struct ll_case c = {
 		.spec =
 			{
 				.num_ranks = num_ranks,
-				.num_experts = 8200,
-				.topk = 8,
-				.hidden = 8,
-				.weights = true,
-				.payload = PAYLOAD_BITS,
-				.seed = op_seed(),
-			},
-	};
-
-	op_tokens_vary(&c.spec, 21);
-	ll_check(&c, processes, "many experts");
-}
-
-/* More choices than a warp has lanes, to more ranks than one. */
-static void many_choices(int num_ranks, bool processes)
-{
-	struct ll_case c = {
-		.spec =
-			{
-				.num_ranks = num_ranks,
-				.num_experts = 67,
-				.topk = 61,
+				.num_experts = experts,
+				.topk = topk,
 				.hidden = 24,
 				.weights = true,
 				.payload = PAYLOAD_BITS,
 				.seed = op_seed(),
 			},
-		.max_topk = 64,
+		.max_topk = topk,
 	};
 
-	op_tokens_vary(&c.spec, 7);
-	ll_check(&c, processes, "many choices");
+	op_tokens_vary(&c.spec, tokens);
+	ll_check(&c, processes, what);
 }
 
 int main(void)
@@ -212,9 +192,9 @@ int main(void)
 	}
 	duplicates(3, false, ROUTE_ANY);
 	duplicates(4, true, ROUTE_SAME);
-	many_experts(3, false);
-	many_choices(3, false);
-	many_choices(2, true);
+	many(3, false, "many experts", 8200, 8, 21);
+	many(3, false, "many choices", 67, 61, 7);
+	many(2, true, "many choices", 67, 61, 7);
 	capacities(3, true);
 	capacities(4, false);
 	capacities(7, true);
