@@ -18,15 +18,23 @@
 #define MOEEP_ARGS_ASSERT(type, bytes) static_assert(sizeof(type) == (bytes), "kernel argument")
 #endif
 
-/* Warps of a block that move rows of an HT operation; each is a channel. */
+/* Warps of a block that move rows of an HT operation. */
 #define MOEEP_DEV_MOVERS 4
-/* Most channels of a rank. */
-#define MOEEP_DEV_CHANNELS 576
+/* Most pieces of rows that each of them has under way. */
+#define MOEEP_DEV_STAGES 8
+/* Most blocks of an operation. */
+#define MOEEP_DEV_BLOCKS 144
+/*
+ * Most channels of a rank, which movers claim one after the other: of its tokens in a dispatch, of each
+ * source's rows in a combine.
+ */
+#define MOEEP_DEV_CHANNELS 2048
 /* Threads of the blocks of each family of kernels. */
-#define MOEEP_DEV_MOVE_THREADS	384
-#define MOEEP_DEV_COMBINE_THREADS 384
+#define MOEEP_DEV_HT_THREADS	384
 #define MOEEP_DEV_SUM_THREADS	512
 #define MOEEP_DEV_LL_THREADS	512
+/* Of an HT operation's block: what it knows of a rank, in shared memory; see ht_ends.cuh. */
+#define MOEEP_DEV_END_BYTES 64
 /* Shared memory for counters of experts; more experts than fit there count in device memory. */
 #define MOEEP_DEV_HIST 8192
 
@@ -108,6 +116,7 @@ enum moeep_dev_ticket {
 	MOEEP_DEV_TICKET_ROUTE,
 	MOEEP_DEV_TICKET_PLANNED,
 	MOEEP_DEV_TICKET_RECORDS,
+	MOEEP_DEV_TICKET_READ,
 	MOEEP_DEV_TICKET_MOVED,
 	MOEEP_DEV_TICKETS
 };
@@ -127,14 +136,15 @@ struct moeep_dev_state {
 	uint32_t bad_claim;		    /* of what follows, likewise */
 	struct moeep_dev_result bad; /* what is wrong with the caller's data */
 };
-MOEEP_ARGS_ASSERT(struct moeep_dev_state, 120);
+MOEEP_ARGS_ASSERT(struct moeep_dev_state, 128);
 
 /* Offsets in a window, the same on all ranks. Flags are 64-bit words, an array of [R] by writer. */
 struct moeep_dev_window {
 	uint64_t ht_entry_flag;
 	uint64_t ht_record_flag;
 	uint64_t ht_read_flag;
-	uint64_t ht_progress; /* [R][MOEEP_DEV_CHANNELS] */
+	uint64_t ht_progress; /* [R][MOEEP_DEV_CHANNELS] of 16 bytes */
+	uint64_t ht_sent;     /* [R][MOEEP_DEV_BLOCKS] */
 	uint64_t ll_received;
 	uint64_t ll_creceived;
 	uint64_t ht_entry; /* [2][R] of entry_bytes */
@@ -273,9 +283,8 @@ struct moeep_dev_route {
 #define MOEEP_DEV_GIVEN_X	4u
 
 /*
- * What a rank brings to an HT operation. Behind it, int32: where each channel's first row is among this
- * rank's, with their number at the end [MOEEP_DEV_CHANNELS + 4]; tokens for each rank [R]; choices of
- * each expert [E].
+ * What a rank brings to an HT operation. Behind it, int32: tokens for each rank [R]; choices of each expert
+ * [E].
  */
 struct moeep_dev_entry {
 	uint32_t op;
@@ -289,7 +298,7 @@ struct moeep_dev_entry {
 	uint32_t given;
 	int32_t channels;
 	uint32_t wants_rows; /* recv_x, or out of combine, is given */
-	uint32_t reserved;
+	int32_t senders; /* dispatch: blocks that send */
 	int64_t num_tokens; /* of those that are given: dispatch N, combine rows */
 	int64_t capacity; /* rows that fit at recv_x; combine: between place and its region's end */
 	int64_t max_recv;
@@ -298,12 +307,11 @@ struct moeep_dev_entry {
 	uint64_t reserved2[2];
 };
 MOEEP_ARGS_ASSERT(struct moeep_dev_entry, 112);
-#define MOEEP_DEV_ENTRY_CHANNELS 128
-#define MOEEP_DEV_ENTRY_COUNTS	 (MOEEP_DEV_ENTRY_CHANNELS + 4 * (MOEEP_DEV_CHANNELS + 4))
+#define MOEEP_DEV_ENTRY_COUNTS 128
 
 /*
- * The plan of the HT operation that is under way, in device memory of the buffer: written by block 0,
- * read by the others, and by the kernel after it.
+ * The plan of the HT operation that is under way. Every block has it in shared memory, the kernel after
+ * it in device memory of the buffer.
  */
 struct moeep_dev_plan {
 	uint64_t epoch;
@@ -315,24 +323,11 @@ struct moeep_dev_plan {
 	int32_t topk;
 	struct moeep_dev_result result;
 };
-
-/* Its part by rank, [R] in device memory each; passed by value. */
-struct moeep_dev_ends {
-	/*
-	 * [R] where rows of this rank go at each, by their position: dispatch there, combine here. NULL:
-	 * they are not wanted, or read where they are.
-	 */
-	char **dst;
-	char **src;	   /* [R] combine: where rows of each are, by their position there */
-	int64_t *limit;	   /* [R] rows that may be written at dst */
-	int32_t *staged;   /* [R] 1: that is a window, whose owner copies them */
-	int32_t *channels; /* [R] of each source; 0: its rows are read where they are */
-};
+MOEEP_ARGS_ASSERT(struct moeep_dev_plan, 64);
 
 /* Words that blocks hand to each other when an HT operation begins. */
 struct moeep_dev_scratch {
 	int32_t *block_total;	 /* [blocks][R] */
-	int32_t *channel_prefix; /* [channels][R] within its block */
 	int32_t *expert_count;	 /* [E], zero between operations */
 	int32_t *hist;		 /* [blocks][L] if L > MOEEP_DEV_HIST, else NULL */
 	int32_t *ll_hist;	 /* [E] if a block's shared memory has no room for all experts, else NULL */
@@ -355,25 +350,26 @@ struct moeep_ht_route_args {
 	int32_t *recv_per_expert_padded;
 	int32_t *recv_expert_offsets;
 	int32_t weighted; /* combine: the dispatch must have had weights */
-	int32_t reserved;
+	int32_t shared; /* bytes of a block's shared memory; what the rows need lies behind them */
 };
 
 struct moeep_ht_dispatch_params {
 	struct moeep_dev_context c;
 	struct moeep_dev_route route;
 	struct moeep_dev_plan *plan;
-	struct moeep_dev_ends ends;
 	struct moeep_ht_route_args begin;
 	const char *x;
 	uint64_t row_bytes;
 	uint64_t piece; /* bytes of a row that are moved at once */
 	int64_t num_tokens;
-	int32_t senders; /* blocks that send; the others copy what arrives */
-	int32_t shares;	 /* channels for each of their movers */
-	int32_t stages;	 /* pieces in flight of a warp */
+	int32_t senders;  /* blocks that send rows; the others do the rest */
+	int32_t channels; /* of the tokens */
+	int32_t each;	  /* tokens of a channel */
+	int32_t stages;	  /* pieces in flight of a warp */
 	int32_t bulk;	 /* by the copy engine */
 	int32_t expert_major;
 	int32_t last; /* the operation has no further kernel */
+	int32_t copies; /* rows come through the window, from which blocks copy them */
 	uint32_t call_flags; /* of the call, also those that ranks need not agree on */
 	int64_t capacity;
 	char *recv_x;
@@ -407,7 +403,6 @@ struct moeep_ht_combine_params {
 	struct moeep_dev_context c;
 	struct moeep_dev_route route;
 	struct moeep_dev_plan *plan;
-	struct moeep_dev_ends ends;
 	struct moeep_ht_route_args begin;
 	const char *x;
 	const float *topk_weights;
@@ -421,7 +416,7 @@ struct moeep_ht_combine_params {
 	int32_t dtype;
 	int32_t staged_dtype;
 	int32_t senders;
-	int32_t shares; /* channels for each mover of these */
+	int32_t channels; /* of each source's rows */
 	int32_t parts;	/* of a token's row, that are summed apart, of part elements, if as many */
 	int32_t part;
 	int32_t stages;

@@ -134,23 +134,55 @@ DEV bool wait_word(const struct moeep_dev_context &c, const uint64_t *word, uint
 	}
 }
 
-/*
- * The whole block waits for the words of all ranks in an array of this rank's window; those with
- * a zero in `only` are left out. False, in all threads: the comm has failed.
- */
-DEV bool block_wait_all(const struct moeep_dev_context &c, uint64_t array, uint64_t expected,
-			int what, const int32_t *only)
+/* Some of a block's warps, which have a barrier of their own. */
+struct group {
+	int thread; /* which of them this is */
+	int threads;
+	int number; /* of the barrier */
+};
+
+DEV struct group whole_block()
+{
+	return group{(int)threadIdx.x, (int)blockDim.x, 0};
+}
+
+DEV void group_sync(const struct group &g)
+{
+	sync_some(g.number, g.threads);
+}
+
+/* True in all threads of the group if it is in all of them. */
+DEV bool group_all(const struct group &g, bool value)
+{
+	return sync_some_and(g.number, g.threads, value);
+}
+
+/* Threads wait for the words of ranks thread, thread + step, ... in an array of this rank's window. */
+DEV bool wait_ranks(const struct moeep_dev_context &c, int thread, int step, uint64_t array,
+		    uint64_t expected, int what)
 {
 	bool ok = true;
 	uint64_t seen;
 
-	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
-		if (!only || only[rank] > 0) {
-			ok = ok && wait_word(c, flag_at(c, c.rank, array, rank), expected, rank,
-					     what, &seen);
-		}
+	for (int rank = thread; rank < c.num_ranks; rank += step) {
+		ok = ok &&
+		     wait_word(c, flag_at(c, c.rank, array, rank), expected, rank, what, &seen);
 	}
-	return __syncthreads_and(ok) != 0;
+	return ok;
+}
+
+/* The whole block waits for those of all ranks. False, in all threads: the comm has failed. */
+DEV bool block_wait_all(const struct moeep_dev_context &c, uint64_t array, uint64_t expected,
+			int what)
+{
+	return __syncthreads_and(wait_ranks(c, (int)threadIdx.x, (int)blockDim.x, array, expected,
+					    what)) != 0;
+}
+
+DEV bool group_wait_all(const struct moeep_dev_context &c, const struct group &g, uint64_t array,
+			uint64_t expected, int what)
+{
+	return group_all(g, wait_ranks(c, g.thread, g.threads, array, expected, what));
 }
 
 /*
@@ -185,6 +217,20 @@ DEV bool arrive(uint32_t *ticket, uint32_t total)
 }
 
 /*
+ * The same where nothing is handed on but the count: what orders the blocks' memory also waits until all that
+ * they have stored is written.
+ */
+DEV bool count_in(uint32_t *ticket, uint32_t total)
+{
+	uint32_t before = atomicAdd(ticket, 1u);
+
+	if (before == total - 1) {
+		*(volatile uint32_t *)ticket = 0;
+	}
+	return before == total - 1;
+}
+
+/*
  * True in all threads of the block that arrives last of `total`. What the other blocks wrote
  * before they arrived is seen after.
  */
@@ -197,6 +243,19 @@ DEV bool last_block(uint32_t *ticket, uint32_t total)
 		last = arrive(ticket, total);
 	}
 	__syncthreads();
+	return last;
+}
+
+/* The same of a group of each block. */
+DEV bool last_group(const struct group &g, uint32_t *ticket, uint32_t total)
+{
+	__shared__ bool last;
+
+	group_sync(g);
+	if (g.thread == 0) {
+		last = arrive(ticket, total);
+	}
+	group_sync(g);
 	return last;
 }
 
@@ -229,7 +288,7 @@ DEV void put_result(const struct moeep_dev_context &c, int code, int detail, int
 }
 
 /* Something is wrong with the caller's data: the operation completes, and this is its result. */
-DEV void note_bad(const struct moeep_dev_context &c, int code, int detail, int64_t a, int64_t b,
+__device__ __noinline__ void note_bad(const struct moeep_dev_context &c, int code, int detail, int64_t a, int64_t b,
 		  int64_t v)
 {
 	if (atomicCAS(&c.state->bad_claim, 0u, 1u) == 0u) {
@@ -240,6 +299,8 @@ DEV void note_bad(const struct moeep_dev_context &c, int code, int detail, int64
 		bad->a = a;
 		bad->b = b;
 		bad->c = v;
+		/* The last block reads it, behind a ticket that does not order it. */
+		__threadfence();
 	}
 }
 
@@ -296,11 +357,11 @@ DEV bool kernel_begin(const struct moeep_dev_context &c)
 	return c.shared && __syncthreads_and(threadIdx.x != 0 || may_run(c)) != 0;
 }
 
-/* The last block's threads add up what has come from each rank. */
-DEV void count_traffic(const struct moeep_dev_context &c, int kind, const int32_t *rows,
-		       uint64_t row_bytes)
+/* Threads of one block add up what has come from each rank. */
+DEV void count_traffic(const struct moeep_dev_context &c, const struct group &g, int kind,
+		       const int32_t *rows, uint64_t row_bytes)
 {
-	for (int rank = (int)threadIdx.x; rank < c.num_ranks; rank += (int)blockDim.x) {
+	for (int rank = g.thread; rank < c.num_ranks; rank += g.threads) {
 		volatile uint64_t *traffic = c.traffic + (int64_t)rank * MOEEP_DEV_TRAFFIC + kind;
 
 		traffic[0] += (uint64_t)rows[rank];

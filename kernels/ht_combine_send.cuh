@@ -10,20 +10,55 @@
 #ifndef MOEEP_KERNELS_HT_COMBINE_SEND_CUH
 #define MOEEP_KERNELS_HT_COMBINE_SEND_CUH
 
-#include "ht_common.cuh"
+#include "ht_landed.cuh"
 
-#define VALUE_THREADS (MOEEP_DEV_COMBINE_THREADS - 32 * FIRST_RECORDER)
+#define VALUE_THREADS (MOEEP_DEV_HT_THREADS - 32 * FIRST_RECORDER)
+
+/* What an operation's functions need: its arguments, and what every block knows since it has begun. */
+struct job {
+	const struct moeep_ht_combine_params &p;
+	const struct moeep_dev_plan &plan;
+	const struct ends &ends;
+};
 
 /* What a channel of this rank has of a source's records. */
-DEV struct span records_of(const struct moeep_ht_combine_params &p, int source, int channel)
+DEV struct span records_of(const struct job &j, int source, int channel)
 {
-	return span_of(p.route.recv_count[source], channels_of(p), channel);
+	const struct moeep_ht_combine_params &p = j.p;
+
+	return span_of(p.route.recv_count[source], j.p.channels, channel);
 }
 
 /* Sources that this rank sends rows to; of a flat layout its own rows stay where they are. */
-DEV int sources_of(const struct moeep_ht_combine_params &p)
+DEV int sources_of(const struct job &j)
 {
+	const struct moeep_ht_combine_params &p = j.p;
+
 	return p.expert_major ? p.c.num_ranks : p.c.num_ranks - 1;
+}
+
+/* What a lane knows of the source that it looks after, of those from a number on. */
+struct source {
+	int count; /* of records, 0: nothing is sent there */
+	int each;  /* of a channel */
+	int64_t record; /* the first */
+	char *to;	/* place of the first */
+};
+
+DEV struct source source_of(const struct job &j, int from)
+{
+	const struct moeep_ht_combine_params &p = j.p;
+	struct source s = {0, 0, 0, NULL};
+	int source = p.c.rank + 1 + from + LANE;
+
+	source -= source >= p.c.num_ranks ? p.c.num_ranks : 0;
+	if (from + LANE < sources_of(j) && j.ends.dst[source] && p.x) {
+		s.count = p.route.recv_count[source];
+		s.each = per_channel(s.count, p.channels);
+		s.record = p.route.recv_base[source];
+		s.to = j.ends.dst[source] + (uint64_t)s.record * p.staged_bytes;
+	}
+	return s;
 }
 
 /*
@@ -39,20 +74,17 @@ struct order {
 	char *to;	/* place of the first */
 };
 
-DEV struct order order_of(const struct moeep_ht_combine_params &p, int channel, int from)
+/* first: those of the first 32 sources. */
+DEV struct order order_of(const struct job &j, const struct source &first, int channel, int from)
 {
-	int all = sources_of(p);
+	struct source s = from == 0 ? first : source_of(j, from);
+	int all = sources_of(j);
 	struct order o = {all - from < 32 ? all - from : 32, 0, 0, 0, NULL};
-	int source = p.c.rank + 1 + from + LANE;
+	int before = s.each * channel < s.count ? s.each * channel : s.count;
 
-	source -= source >= p.c.num_ranks ? p.c.num_ranks : 0;
-	if (LANE < o.sources && p.ends.dst[source] && p.x) {
-		struct span s = records_of(p, source, channel);
-
-		o.count = (int)s.count;
-		o.record = (int64_t)p.route.recv_base[source] + s.first;
-		o.to = p.ends.dst[source] + (uint64_t)o.record * p.staged_bytes;
-	}
+	o.count = s.count - before < s.each ? s.count - before : s.each;
+	o.record = s.record + before;
+	o.to = s.to + (uint64_t)before * j.p.staged_bytes;
 	o.turns = (int)__reduce_max_sync(FULL, (unsigned)o.count);
 	return o;
 }
@@ -69,9 +101,10 @@ struct row_at {
 };
 
 /* By the whole warp, which is at the same turn. */
-DEV struct row_at row_of(const struct moeep_ht_combine_params &p, const struct order &o,
+DEV struct row_at row_of(const struct job &j, const struct order &o,
 			 const struct turn &t)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	int count = __shfl_sync(FULL, o.count, t.i);
 	int64_t record = __shfl_sync(FULL, o.record, t.i);
 	char *to = (char *)warp_pointer(o.to, t.i);
@@ -93,14 +126,16 @@ DEV void next_turn(const struct order &o, struct turn *t)
  * Lanes tell the sources that a channel's rows are there. Pairs with the watcher's acquire at the source.
  * fenced: a fence stands before.
  */
-DEV void report_channel(const struct moeep_ht_combine_params &p, int channel, bool fenced)
+DEV void report_channel(const struct job &j, int channel, bool fenced)
 {
-	for (int source = LANE; source < p.c.num_ranks; source += 32) {
-		uint64_t count = (uint64_t)records_of(p, source, channel).count;
-		uint64_t *progress = progress_at(p.c, source, p.c.rank, channel);
-		uint64_t word = flag_word(p.plan->epoch, count);
+	const struct moeep_ht_combine_params &p = j.p;
 
-		if (count == 0 || !p.ends.dst[source]) {
+	for (int source = LANE; source < p.c.num_ranks; source += 32) {
+		uint64_t count = (uint64_t)records_of(j, source, channel).count;
+		uint64_t *progress = progress_at(p.c, source, p.c.rank, channel);
+		uint64_t word = flag_word(j.plan.epoch, count);
+
+		if (count == 0 || !j.ends.dst[source]) {
 			continue;
 		}
 		if (fenced) {
@@ -113,8 +148,7 @@ DEV void report_channel(const struct moeep_ht_combine_params &p, int channel, bo
 
 #if HAVE_BULK
 /* A warp tells the sources which channels this block's movers are done with. */
-DEV void report_landed(const struct moeep_ht_combine_params &p, const struct landed *landed,
-		       const struct claims *claims)
+DEV void report_landed(const struct job &j, struct landed *landed)
 {
 	int told[MOVERS] = {0};
 	bool all;
@@ -126,7 +160,7 @@ DEV void report_landed(const struct moeep_ht_combine_params &p, const struct lan
 		all = landed_all(landed);
 #pragma unroll
 		for (int m = 0; m < MOVERS; m++) {
-			count[m] = landed_get(landed, m, 0);
+			count[m] = landed_get(landed, m);
 			news = news || count[m] > told[m];
 		}
 		if (news) {
@@ -136,8 +170,9 @@ DEV void report_landed(const struct moeep_ht_combine_params &p, const struct lan
 #pragma unroll
 		for (int m = 0; m < MOVERS; m++) {
 			for (; told[m] < count[m]; told[m]++) {
-				report_channel(p, claims_get(claims, m, told[m]), true);
+				report_channel(j, claims_get(landed, m, told[m]), true);
 			}
+			landed_tell(landed, m, told[m]);
 		}
 		if (!all && !news) {
 			__nanosleep(200);
@@ -149,58 +184,61 @@ DEV void report_landed(const struct moeep_ht_combine_params &p, const struct lan
 struct cursor {
 	int n;	  /* of the channel among the mover's; -1: before the first */
 	int from; /* sources */
+	struct source first; /* the lane's, of the first 32 */
 	struct order order;
 	struct turn turn;
 	struct row_at row;
 	uint64_t at; /* bytes into the row */
 };
 
-DEV void enter_channel(const struct moeep_ht_combine_params &p, struct cursor *c, int channel)
+DEV void enter_channel(const struct job &j, struct cursor *c, int channel)
 {
-	c->order = order_of(p, channel, c->from);
+	c->order = order_of(j, c->first, channel, c->from);
 	c->turn = turn{0, 0};
-	c->row = row_of(p, c->order, c->turn);
+	c->row = row_of(j, c->order, c->turn);
 	c->at = 0;
 }
 
 /* Is there a piece? If not, but there are more sources, to those. */
-DEV bool has_piece(const struct moeep_ht_combine_params &p, struct cursor *c,
-		   const struct claims *claims)
+DEV bool has_piece(const struct job &j, struct cursor *c,
+		   const struct landed *landed)
 {
-	while (c->turn.number >= c->order.turns && c->n >= 0 && c->from + 32 < sources_of(p)) {
+	while (c->turn.number >= c->order.turns && c->n >= 0 && c->from + 32 < sources_of(j)) {
 		c->from += 32;
-		enter_channel(p, c, claims_get(claims, WARP, c->n));
+		enter_channel(j, c, claims_get(landed, WARP, c->n));
 	}
 	return c->turn.number < c->order.turns;
 }
 
 /* To the next piece; the length of the one before. */
-DEV uint32_t pass_piece(const struct moeep_ht_combine_params &p, struct cursor *c)
+DEV uint32_t pass_piece(const struct job &j, struct cursor *c)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	uint32_t bytes = (uint32_t)(p.row_bytes - c->at < p.piece ? p.row_bytes - c->at : p.piece);
 
 	c->at += bytes;
 	if (c->at == p.row_bytes) {
 		c->at = 0;
 		next_turn(c->order, &c->turn);
-		c->row = row_of(p, c->order, c->turn);
+		c->row = row_of(j, c->order, c->turn);
 	}
 	return bytes;
 }
 
 /* To the next channel that has not been claimed. False: there is none. */
-DEV bool next_channel(const struct moeep_ht_combine_params &p, struct cursor *c,
-		      struct claims *claims)
+DEV bool next_channel(const struct job &j, struct cursor *c, struct landed *landed, uint32_t *ahead)
 {
-	uint32_t channel = claim(&p.c.state->claimed_channels);
+	uint32_t channel = claimed(*ahead);
 
-	if (channel >= (uint32_t)channels_of(p)) {
+	*ahead = claim_ahead(&j.p.c.state->claimed_channels);
+
+	if (channel >= (uint32_t)j.p.channels) {
 		return false;
 	}
 	c->n++;
 	c->from = 0;
-	claims_put(claims, c->n, channel);
-	enter_channel(p, c, (int)channel);
+	claims_put(landed, c->n, channel, true);
+	enter_channel(j, c, (int)channel);
 	return true;
 }
 
@@ -208,29 +246,28 @@ DEV bool next_channel(const struct moeep_ht_combine_params &p, struct cursor *c,
  * A warp sends flat rows of the channels that it claims; lane 0 gives the engine its orders. `landed`
  * gets how many of the channels are done.
  */
-DEV void send_bulk(const struct moeep_ht_combine_params &p, struct claims *claims,
-		   const struct ring &r, struct landed *landed)
+DEV void send_bulk(const struct job &j, const struct ring &r, struct landed *landed)
 {
-	struct cursor load = {-1, 0, {0, 0, 0, 0, NULL}, {0, 0}, {-1, NULL}, 0};
+	const struct moeep_ht_combine_params &p = j.p;
+	struct cursor load = {-1, 0, source_of(j, 0), {0, 0, 0, 0, NULL}, {0, 0}, {-1, NULL}, 0};
 	struct cursor store = load;
 	struct place loading = {0, 0};
 	struct place storing = {0, 0};
 	bool wrapped = false;
 	bool more = true; /* channels may be left */
+	uint32_t claim = claim_ahead(&p.c.state->claimed_channels);
 	int ahead = 0;
 	int sent = 0; /* pieces */
-	int end = 0;  /* of channel n, by the lane n % 32: `sent` behind it, or more */
-	int ended = 0;
-	int done = 0; /* channels that have landed */
+	struct endings endings = {0, 0, 0};
 
 	for (;;) {
 		uint32_t bytes;
 
 		for (; ahead < r.stages - 1; ahead++) {
-			if (!has_piece(p, &load, claims) && more) {
-				more = next_channel(p, &load, claims);
+			if (!has_piece(j, &load, landed) && more) {
+				more = next_channel(j, &load, landed, &claim);
 			}
-			if (!has_piece(p, &load, claims)) {
+			if (!has_piece(j, &load, landed)) {
 				more = false; /* those behind one without rows have none */
 				break;
 			}
@@ -240,7 +277,7 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, struct claims *claim
 			const struct row_at row = load.row;
 			const uint64_t at = load.at;
 
-			bytes = pass_piece(p, &load);
+			bytes = pass_piece(j, &load);
 			if (LANE == 0) {
 				/* Stages go by pieces, so one without a row loads something, too. */
 				ring_load(r, loading,
@@ -254,10 +291,10 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, struct claims *claim
 		if (ahead == 0) {
 			break;
 		}
-		while (!has_piece(p, &store, claims)) {
+		while (!has_piece(j, &store, landed)) {
 			store.n++;
 			store.from = 0;
-			enter_channel(p, &store, claims_get(claims, WARP, store.n));
+			enter_channel(j, &store, claims_get(landed, WARP, store.n));
 		}
 		if (LANE == 0) {
 			ring_wait(r, storing);
@@ -265,7 +302,7 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, struct claims *claim
 		const struct row_at row = store.row;
 		const uint64_t at = store.at;
 
-		bytes = pass_piece(p, &store);
+		bytes = pass_piece(j, &store);
 		if (LANE == 0) {
 			if (row.record >= 0) {
 				ring_store(r, storing, row.to + at, bytes);
@@ -275,27 +312,17 @@ DEV void send_bulk(const struct moeep_ht_combine_params &p, struct claims *claim
 		ring_next(r, &storing);
 		ahead--;
 		sent++;
-		if (!has_piece(p, &store, claims)) {
-			ended = store.n + 1;
-			end = LANE == (store.n & 31) ? sent : end;
+		if (!has_piece(j, &store, landed)) {
+			note_ending(&endings, store.n, sent);
 		}
-		if (sent % REPORT == 0) {
-			int before = done;
-
-			while (done < ended &&
-			       __shfl_sync(FULL, end, done & 31) <= sent - LANDED_LAG) {
-				done++;
-			}
-			if (done > before && LANE == 0) {
-				ring_wait_written<LANDED_LAG>();
-				landed_put(landed, done);
-			}
+		if (sent % REPORT == 0 && pass_endings(&endings, sent - LANDED_LAG)) {
+			ring_wait_written<LANDED_LAG>();
+			landed_put(landed, endings.done);
 		}
 	}
-	if (LANE == 0) {
-		ring_wait_written<0>();
-		landed_put(landed, load.n + 1);
-	}
+	ring_wait_written<0>();
+	claim_end(claim);
+	landed_put(landed, load.n + 1);
 }
 #endif
 
@@ -306,8 +333,10 @@ __device__ __noinline__ void sum_any(const struct terms &t, const struct sum &s)
 }
 
 /* The rows of a record's choices here, without gaps, for their sum. */
-DEV void find_terms(const struct moeep_ht_combine_params &p, int64_t record, struct terms *t)
+DEV void find_terms(const struct job &j, int64_t record, struct terms *t)
 {
+	const struct moeep_ht_combine_params &p = j.p;
+
 	for (int half = 0; half * 32 < p.topk; half++) {
 		int k = half * 32 + LANE;
 		int64_t row = k < p.topk ? p.route.record_rows[record * p.topk + k] : -1;
@@ -328,17 +357,18 @@ DEV void find_terms(const struct moeep_ht_combine_params &p, int64_t record, str
  * The same by loads and stores; expert-major rows, this rank's own ones too, are summed on the way. True if
  * there was one.
  */
-DEV bool send_plain(const struct moeep_ht_combine_params &p, const struct order &o)
+DEV bool send_plain(const struct job &j, const struct order &o)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	struct turn t = {0, 0};
 
 	for (; t.number < o.turns; next_turn(o, &t)) {
-		struct row_at row = row_of(p, o, t);
+		struct row_at row = row_of(j, o, t);
 
 		if (row.record >= 0 && p.expert_major) {
 			struct terms terms = {{NULL, NULL}, {1.0f, 1.0f}, 0};
 
-			find_terms(p, row.record, &terms);
+			find_terms(j, row.record, &terms);
 			sum_any(terms, {p.dtype, p.staged_dtype, p.weighted != 0, NULL, row.to,
 					0, p.c.hidden});
 		} else if (row.record >= 0) {
@@ -351,39 +381,42 @@ DEV bool send_plain(const struct moeep_ht_combine_params &p, const struct order 
 }
 
 /* What movers, and the warp that reports for them, do. */
-DEV void send_rows(const struct moeep_ht_combine_params &p, char *stages, struct landed *landed,
-		   struct claims *claims)
+DEV void send_rows(const struct job &j, char *stages, struct landed *landed)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 #if HAVE_BULK
 	if (p.bulk && !p.expert_major) {
 		if (WARP == REPORTER) {
-			report_landed(p, landed, claims);
+			report_landed(j, landed);
 		} else if (WARP < MOVERS) {
 			struct ring r = ring_of(stages, MOVERS, (uint32_t)p.piece, p.stages);
 
-			send_bulk(p, claims, r, landed);
+			send_bulk(j, r, landed);
 			landed_finish(landed);
 		}
 		return;
 	}
 #endif
+	struct source first = source_of(j, 0);
+
 	for (bool more = WARP < MOVERS; more;) {
-		uint32_t channel = claim(&p.c.state->claimed_channels);
+		uint32_t channel = claimed(claim_ahead(&p.c.state->claimed_channels));
 
 		more = false; /* channels behind one without rows have none */
-		if (channel >= (uint32_t)channels_of(p)) {
+		if (channel >= (uint32_t)p.channels) {
 			break;
 		}
-		for (int from = 0; from < sources_of(p); from += 32) {
-			more = send_plain(p, order_of(p, (int)channel, from)) || more;
+		for (int from = 0; from < sources_of(j); from += 32) {
+			more = send_plain(j, order_of(j, first, (int)channel, from)) || more;
 		}
-		report_channel(p, (int)channel, false);
+		report_channel(j, (int)channel, false);
 	}
 }
 
 /* Values of choices go back with their records; a thread for each. */
-DEV void send_values(const struct moeep_ht_combine_params &p)
+DEV void send_values(const struct job &j)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
 	int64_t values = p.route.state->num_records * p.topk;
 	int64_t thread = (int64_t)part_of(p.senders).index * VALUE_THREADS + threadIdx.x -
@@ -403,17 +436,18 @@ DEV void send_values(const struct moeep_ht_combine_params &p)
 	}
 }
 
-DEV void send_records(const struct moeep_ht_combine_params &p)
+DEV void send_records(const struct job &j)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
 
-	if ((p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS) && p.topk_weights) {
-		send_values(p);
+	if ((j.plan.given & MOEEP_DEV_GIVEN_WEIGHTS) && p.topk_weights) {
+		send_values(j);
 	}
 	records_sync(VALUE_THREADS);
 	if ((int)threadIdx.x == 32 * FIRST_RECORDER &&
 	    arrive(&c.state->ticket[MOEEP_DEV_TICKET_RECORDS], (uint32_t)p.senders)) {
-		publish_records(c, p.plan->epoch);
+		publish_records(c, j.plan.epoch);
 	}
 }
 

@@ -11,15 +11,17 @@
 #ifndef MOEEP_KERNELS_HT_COMBINE_SUM_CUH
 #define MOEEP_KERNELS_HT_COMBINE_SUM_CUH
 
-#include "ht_common.cuh"
+#include "ht_combine_send.cuh"
 
 #define WATCHER 0
-/* Channels at which a lane of the watcher looks at once, for each rank, from the first that is missing. */
+/* Channels at which a lane of the watcher looks at once, for each rank, about the first that is missing. */
 #define LOOKS	4
+/* Words of the table for a rank. */
+#define TABLE_WORDS (MOEEP_DEV_CHANNELS / 32)
 
 /* What the watcher tells. */
 struct table {
-	uint8_t *here;	/* [R][MOEEP_DEV_CHANNELS] */
+	uint32_t *here; /* [R][MOEEP_DEV_CHANNELS / 32] a bit for each channel */
 	int32_t *first; /* [R] the first channel that is missing; the watcher's own */
 	int32_t *failed;
 };
@@ -27,14 +29,15 @@ struct table {
 /* Bytes of the table in shared memory: as deal_combine() of lib/cuda asks for. */
 DEV struct table table_of(char *shared, int num_ranks, int32_t *failed)
 {
-	return table{(uint8_t *)shared + (size_t)num_ranks * sizeof(int32_t), (int32_t *)shared,
-		     failed};
+	return table{(uint32_t *)shared + num_ranks, (int32_t *)shared, failed};
 }
 
 /* Do rows of a rank come while sums are made? Else they are where they are from the beginning. */
-DEV bool is_watched(const struct moeep_ht_combine_params &p, int rank)
+DEV bool is_watched(const struct job &j, int rank)
 {
-	return p.ends.channels[rank] > 0 && (rank != p.c.rank || p.expert_major);
+	const struct moeep_ht_combine_params &p = j.p;
+
+	return j.ends.channels[rank] > 0 && (rank != p.c.rank || p.expert_major);
 }
 
 /* What a lane waits for, for a report. */
@@ -44,75 +47,92 @@ struct missing {
 	uint64_t seen;
 };
 
-/*
- * A lane looks at channels of a rank; acquires what has come. True if one was missing and is there, or has
- * no rows.
- */
-DEV bool look_at_channels(const struct moeep_ht_combine_params &p, const struct table &table, int rank,
-			  int first, struct missing *missing)
+/* Rows of a channel of a rank, and channels that have any. */
+DEV int rows_each(const struct job &j, int rank)
 {
-	const struct moeep_dev_context &c = p.c;
+	return per_channel(j.p.route.send_count[rank], j.ends.channels[rank]);
+}
+
+DEV int channels_used(const struct job &j, int rank)
+{
+	int each = rows_each(j, rank);
+
+	return each > 0 ? (j.p.route.send_count[rank] + each - 1) / each : 0;
+}
+
+/*
+ * The watcher looks at channels of a rank, a lane at each, and acquires what has come. True if one was missing
+ * and is there.
+ */
+DEV bool look_at_channels(const struct job &j, const struct table &table, int rank, int first,
+			  struct missing *missing)
+{
+	const struct moeep_dev_context &c = j.p.c;
 	const uint64_t *words = progress_at(c, c.rank, rank, 0);
-	volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS;
-	uint64_t zero = flag_word(p.plan->epoch, 0);
-	int channels = p.ends.channels[rank];
-	int count = p.route.send_count[rank];
+	volatile uint32_t *here = table.here + rank * TABLE_WORDS + first / 32;
+	uint64_t zero = flag_word(j.plan.epoch, 0);
+	int channels = channels_used(j, rank);
+	int count = j.p.route.send_count[rank];
+	int all = j.ends.channels[rank];
 	uint64_t seen[LOOKS];
 	bool news = false;
 
+	first = first / 32 * 32 + LANE;
 #pragma unroll
 	for (int i = 0; i < LOOKS; i++) {
-		int channel = first + 32 * i + LANE;
+		int channel = first + 32 * i;
 
-		seen[i] = channel < channels ? load_relaxed(words + channel) : 0;
+		seen[i] = channel < channels ? load_relaxed(words + 2 * channel) : 0;
 	}
 #pragma unroll
 	for (int i = 0; i < LOOKS; i++) {
-		int channel = first + 32 * i + LANE;
-		uint64_t rows = channel < channels
-					? (uint64_t)span_of(count, channels, channel).count
-					: 0;
+		int channel = first + 32 * i;
+		uint32_t before = first - LANE + 32 * i < channels ? here[i] : ~0u;
+		bool now = channel < channels && !(before >> LANE & 1u);
+		uint64_t rows = now ? (uint64_t)span_of(count, all, channel).count : 0;
+		uint32_t come;
 
-		if (channel >= channels || here[channel]) {
-			continue;
-		}
-		if (rows > 0 && !flag_reached(seen[i], zero + rows)) {
+		if (now && !flag_reached(seen[i], zero + rows)) {
 			*missing = {rank, zero + rows, seen[i]};
-			continue;
+			now = false;
 		}
-		/* Pairs with the reports in ht_combine_send.cuh. */
-		(void)load_acquire(words + channel);
+		if (now) {
+			/* Pairs with the reports in ht_combine_send.cuh. */
+			(void)load_acquire(words + 2 * channel);
+		}
 		/* Pairs with the fence in wait_row(). */
 		__threadfence_block();
-		here[channel] = 1;
-		news = true;
+		come = __ballot_sync(FULL, now);
+		if (come && LANE == 0) {
+			here[i] = before | come;
+		}
+		news = news || come != 0;
 	}
 	return news;
 }
 
 /* Past the channels that are there. False: all are. */
-DEV bool pass_channels(const struct moeep_ht_combine_params &p, const struct table &table, int rank,
-		       int *first)
+DEV bool pass_channels(const struct job &j, const struct table &table, int rank, int *first)
 {
-	const volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS;
-	int channels = p.ends.channels[rank];
+	const volatile uint32_t *here = table.here + rank * TABLE_WORDS;
+	int channels = channels_used(j, rank);
 
 	while (*first < channels) {
-		int channel = *first + LANE;
-		unsigned gap = __ballot_sync(FULL, channel < channels && !here[channel]);
+		uint32_t gap = ~here[*first / 32] >> (*first & 31);
 
 		if (gap) {
 			*first += __ffs((int)gap) - 1;
-			return true;
+			return *first < channels;
 		}
-		*first += 32;
+		*first = (*first / 32 + 1) * 32;
 	}
 	return false;
 }
 
 /* By the watcher, until all rows are there. False: the comm has failed. */
-DEV bool watch_rows(const struct moeep_ht_combine_params &p, const struct table &table)
+DEV bool watch_rows(const struct job &j, const struct table &table)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
 	uint64_t start = 0;
 	uint32_t polls = 0;
@@ -126,12 +146,12 @@ DEV bool watch_rows(const struct moeep_ht_combine_params &p, const struct table 
 		for (int rank = 0; rank < c.num_ranks; rank++) {
 			int first = table.first[rank];
 
-			if (!is_watched(p, rank)) {
+			if (!is_watched(j, rank)) {
 				continue;
 			}
-			news = look_at_channels(p, table, rank, first, &missing) || news;
+			news = look_at_channels(j, table, rank, first, &missing) || news;
 			__syncwarp();
-			all = !pass_channels(p, table, rank, &first) && all;
+			all = !pass_channels(j, table, rank, &first) && all;
 			if (LANE == 0) {
 				table.first[rank] = first;
 			}
@@ -162,16 +182,17 @@ struct giver {
 	int base;	  /* of this rank's rows there */
 };
 
-DEV struct giver giver_of(const struct moeep_ht_combine_params &p, int rank)
+DEV struct giver giver_of(const struct job &j, int rank)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	struct giver g = {NULL, 0, 0};
 
 	if (rank < p.c.num_ranks) {
-		g.rows = p.ends.src[rank];
-		g.base = p.route.send_base[rank];
+		g.rows = j.ends.src[rank];
 	}
-	if (rank < p.c.num_ranks && is_watched(p, rank)) {
-		g.each = (int)per_channel(p.route.send_count[rank], p.ends.channels[rank]);
+	if (rank < p.c.num_ranks && is_watched(j, rank)) {
+		g.base = p.route.send_base[rank];
+		g.each = rows_each(j, rank);
 	}
 	return g;
 }
@@ -181,9 +202,9 @@ DEV bool wait_row(const struct table &table, int rank, int position, const struc
 {
 	int index = position - g.base;
 	int channel = index / g.each;
-	const volatile uint8_t *here = table.here + rank * MOEEP_DEV_CHANNELS + channel;
+	const volatile uint32_t *here = table.here + rank * TABLE_WORDS + channel / 32;
 
-	while (*here == 0) {
+	while (!(*here >> (channel & 31) & 1u)) {
 		if (*(const volatile int32_t *)table.failed) {
 			return false;
 		}
@@ -194,8 +215,10 @@ DEV bool wait_row(const struct table &table, int rank, int position, const struc
 }
 
 /* A rank's row of a token, or -1. */
-DEV int position_of(const struct moeep_ht_combine_params &p, int64_t token, int rank)
+DEV int position_of(const struct job &j, int64_t token, int rank)
 {
+	const struct moeep_ht_combine_params &p = j.p;
+
 	return rank < p.c.num_ranks && token < p.num_tokens
 		       ? p.route.position[token * p.c.num_ranks + rank]
 		       : -1;
@@ -205,9 +228,10 @@ DEV int position_of(const struct moeep_ht_combine_params &p, int64_t token, int 
  * The rows of a token, once they are there; a lane looks after each of the first 32 ranks, whose
  * position it knows. False: the comm has failed.
  */
-DEV bool find_terms_of(const struct moeep_ht_combine_params &p, const struct table &table,
+DEV bool find_terms_of(const struct job &j, const struct table &table,
 		       int64_t token, const struct giver &first, int position, struct terms *t)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
 	struct giver g = first;
 
@@ -216,8 +240,8 @@ DEV bool find_terms_of(const struct moeep_ht_combine_params &p, const struct tab
 		bool ok;
 
 		if (from > 0) {
-			g = giver_of(p, from + LANE);
-			position = position_of(p, token, from + LANE);
+			g = giver_of(j, from + LANE);
+			position = position_of(j, token, from + LANE);
 		}
 		ok = position < 0 || g.each == 0 || wait_row(table, from + LANE, position, g);
 		mine = g.rows + (uint64_t)position * p.staged_bytes;
@@ -245,9 +269,9 @@ struct unit {
 	int64_t last;
 };
 
-DEV struct unit claim_unit(const struct moeep_ht_combine_params &p)
+DEV struct unit unit_of(const struct job &j, uint32_t n)
 {
-	uint32_t n = claim(&p.c.state->claimed_units);
+	const struct moeep_ht_combine_params &p = j.p;
 	uint32_t token = n / (uint32_t)p.parts;
 	struct unit u = {token < p.num_tokens ? (int64_t)token : p.num_tokens, 0, 0};
 
@@ -256,18 +280,53 @@ DEV struct unit claim_unit(const struct moeep_ht_combine_params &p)
 	return u;
 }
 
-DEV void sum_unit(const struct moeep_ht_combine_params &p, const struct unit &u,
+/* The first two units of each warp that sums, but of the watchers, need no claim. */
+DEV uint32_t given_units(const struct job &j)
+{
+	return (gridDim.x - (uint32_t)j.p.senders) * (uint32_t)(NUM_WARPS - 1);
+}
+
+DEV struct unit claimed_unit(const struct job &j, uint32_t ahead)
+{
+	return unit_of(j, 2 * given_units(j) + claimed(ahead));
+}
+
+/* A unit and where this rank's rows for it are, a rank in each lane; and the unit behind it. */
+struct work {
+	struct unit unit;
+	int position;
+	struct unit next;
+};
+
+/* Before it is known where anything lies: by a warp that sums. */
+DEV struct work first_work(const struct job &j)
+{
+	struct unit none = {j.p.num_tokens, 0, 0};
+	struct work w = {none, -1, none};
+	uint32_t number = (uint32_t)(part_of(j.p.senders).index * (NUM_WARPS - 1) + WARP - 1);
+
+	if (WARP != WATCHER) {
+		w.unit = unit_of(j, number);
+		w.position = position_of(j, w.unit.token, LANE);
+		w.next = unit_of(j, number + given_units(j));
+	}
+	return w;
+}
+
+DEV void sum_unit(const struct job &j, const struct unit &u,
 		  const struct terms &t)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	char *out = p.out + (uint64_t)u.token * p.row_bytes;
-	bool two = t.count == 2 && !p.bias && p.staged_dtype == p.dtype;
+	/* That code is at hand. The rest is fetched from memory where it is not the rule: 10 us for a unit. */
+	bool few = t.count > 0 && t.count <= 2 && !p.bias && p.staged_dtype == p.dtype;
 	const char *a = warp_pointer(t.row[0], 0);
 	const char *b = warp_pointer(t.row[0], 1);
 
-	if (two && p.dtype == MOEEP_BF16) {
-		warp_sum_two<MOEEP_BF16>(a, b, out, (int)u.first, (int)u.last);
-	} else if (two && p.dtype == MOEEP_FP16) {
-		warp_sum_two<MOEEP_FP16>(a, b, out, (int)u.first, (int)u.last);
+	if (few && p.dtype == MOEEP_BF16) {
+		warp_sum_few<MOEEP_BF16>(a, b, out, (int)u.first, (int)u.last);
+	} else if (few && p.dtype == MOEEP_FP16) {
+		warp_sum_few<MOEEP_FP16>(a, b, out, (int)u.first, (int)u.last);
 	} else {
 		const char *bias = p.bias ? p.bias + (uint64_t)u.token * p.row_bytes : NULL;
 
@@ -276,37 +335,43 @@ DEV void sum_unit(const struct moeep_ht_combine_params &p, const struct unit &u,
 }
 
 /* By each warp of those that sum. False: the comm has failed. */
-DEV bool sum_tokens(const struct moeep_ht_combine_params &p, const struct table &table)
+DEV bool sum_tokens(const struct job &j, const struct table &table, const struct work &first)
 {
-	struct giver giver = giver_of(p, LANE);
-	struct unit unit = claim_unit(p);
-	int position = position_of(p, unit.token, LANE);
+	const struct moeep_ht_combine_params &p = j.p;
+	struct giver giver = giver_of(j, LANE);
+	uint32_t *units = &p.c.state->claimed_units;
+	struct work work = first;
 
-	while (unit.token < p.num_tokens) {
+	if (WARP == WATCHER) {
+		work.unit = claimed_unit(j, claim_ahead(units));
+		work.position = position_of(j, work.unit.token, LANE);
+		work.next = claimed_unit(j, claim_ahead(units));
+	}
+	while (work.unit.token < p.num_tokens) {
 		struct terms t = {{NULL, NULL}, {1.0f, 1.0f}, 0};
-		/* On its way while this one is summed. */
-		struct unit next = claim_unit(p);
-		int next_position = position_of(p, next.token, LANE);
+		/* On their way while this one is summed. */
+		uint32_t ahead = claim_ahead(units);
+		int next_position = position_of(j, work.next.token, LANE);
 
-		if (!find_terms_of(p, table, unit.token, giver, position, &t)) {
+		if (!find_terms_of(j, table, work.unit.token, giver, work.position, &t)) {
 			return false;
 		}
-		sum_unit(p, unit, t);
-		unit = next;
-		position = next_position;
+		sum_unit(j, work.unit, t);
+		work = {work.next, next_position, claimed_unit(j, ahead)};
 	}
 	return true;
 }
 
 /* Values of this rank's choices, from the ranks that hold them; by blocks that sum. */
-DEV bool take_values(const struct moeep_ht_combine_params &p)
+DEV bool take_values(const struct job &j)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
 	int block = part_of(p.senders).index;
 	int64_t threads = (int64_t)(gridDim.x - (unsigned)p.senders) * blockDim.x;
 
-	if (!block_wait_all(c, c.window.ht_record_flag, flag_word(p.plan->epoch, 0),
-			    MOEEP_DEV_RECORDS, NULL)) {
+	if (!block_wait_all(c, c.window.ht_record_flag, flag_word(j.plan.epoch, 0),
+			    MOEEP_DEV_RECORDS)) {
 		return false;
 	}
 	for (int64_t i = (int64_t)block * blockDim.x + threadIdx.x; i < p.num_tokens * p.topk;
@@ -329,18 +394,19 @@ DEV bool take_values(const struct moeep_ht_combine_params &p)
 	return true;
 }
 
-/* shared: the table. False: the comm has failed. */
-DEV bool sum_rows(const struct moeep_ht_combine_params &p, char *shared)
+/* shared: the table. first: this warp's. False: the comm has failed. */
+DEV bool sum_rows(const struct job &j, char *shared, const struct work &first)
 {
+	const struct moeep_ht_combine_params &p = j.p;
 	__shared__ int32_t failed;
 	struct table table = table_of(shared, p.c.num_ranks, &failed);
 	bool watched = false;
 	bool ok = true;
 
 	for (int rank = 0; rank < p.c.num_ranks; rank++) {
-		watched = watched || is_watched(p, rank);
+		watched = watched || is_watched(j, rank);
 	}
-	for (int i = (int)threadIdx.x; watched && i < p.c.num_ranks * MOEEP_DEV_CHANNELS;
+	for (int i = (int)threadIdx.x; watched && i < p.c.num_ranks * TABLE_WORDS;
 	     i += (int)blockDim.x) {
 		table.here[i] = 0;
 	}
@@ -352,12 +418,12 @@ DEV bool sum_rows(const struct moeep_ht_combine_params &p, char *shared)
 	}
 	__syncthreads();
 	if (p.out && watched && WARP == WATCHER) {
-		ok = watch_rows(p, table);
+		ok = watch_rows(j, table);
 	} else if (p.out) {
-		ok = sum_tokens(p, table);
+		ok = sum_tokens(j, table, first);
 	}
-	if (p.out_topk_weights && (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS)) {
-		ok = take_values(p) && ok;
+	if (p.out_topk_weights && (j.plan.given & MOEEP_DEV_GIVEN_WEIGHTS)) {
+		ok = take_values(j) && ok;
 	}
 	return ok;
 }

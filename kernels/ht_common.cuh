@@ -3,19 +3,17 @@
 #ifndef MOEEP_KERNELS_HT_COMMON_CUH
 #define MOEEP_KERNELS_HT_COMMON_CUH
 
-#include "rows.cuh"
+#include "ht_ends.cuh"
 
 #define MOVERS	       MOEEP_DEV_MOVERS
 /* Behind a block's movers the warp that reports how far they have come, then those of the records. */
 #define REPORTER       MOVERS
 #define FIRST_RECORDER (MOVERS + 1)
-/* Rows, or pieces of them, between two reports, or two looks at how far a mover has come. */
-#define REPORT 2
 
 /* The entry that `source` brought to `owner`. */
 DEV char *entry_at(const struct moeep_dev_context &c, int owner, uint64_t epoch, int source)
 {
-	return window_at(c, owner, c.window.ht_entry) +
+	return near_window_at(c, owner, c.window.ht_entry) +
 	       ((epoch & 1) * (uint64_t)c.num_ranks + (uint64_t)source) * c.window.entry_bytes;
 }
 
@@ -23,11 +21,6 @@ DEV const struct moeep_dev_entry *entry_of(const struct moeep_dev_context &c, ui
 					   int source)
 {
 	return (const struct moeep_dev_entry *)entry_at(c, c.rank, epoch, source);
-}
-
-DEV int32_t *entry_channels(char *entry)
-{
-	return (int32_t *)(entry + MOEEP_DEV_ENTRY_CHANNELS);
 }
 
 DEV int32_t *entry_counts(char *entry)
@@ -40,31 +33,21 @@ DEV const int32_t *counts_of(const struct moeep_dev_context &c, uint64_t epoch, 
 	return entry_counts(entry_at(c, c.rank, epoch, source));
 }
 
-/* How far `writer` has come in a channel, in `owner`'s window. */
+/*
+ * How far `writer` has come in a channel, in `owner`'s window: its epoch and rows that are there, and in a
+ * dispatch, in the other 8 bytes, the first of them.
+ */
 DEV uint64_t *progress_at(const struct moeep_dev_context &c, int owner, int writer, int channel)
 {
-	return (uint64_t *)window_at(c, owner, c.window.ht_progress) +
-	       (int64_t)writer * MOEEP_DEV_CHANNELS + channel;
+	return (uint64_t *)near_window_at(c, owner, c.window.ht_progress) +
+	       2 * ((int64_t)writer * MOEEP_DEV_CHANNELS + channel);
 }
 
-/* Rows of a channel if `count` are dealt to `channels` in order. */
-DEV int64_t per_channel(int64_t count, int channels)
+/* Whether a block of `writer` has sent all its rows to `owner`, there. */
+DEV uint64_t *sent_at(const struct moeep_dev_context &c, int owner, int writer, int part)
 {
-	return (count + channels - 1) / channels;
-}
-
-/* What the deal gives a channel. */
-struct span {
-	int64_t first;
-	int64_t count;
-};
-
-DEV struct span span_of(int64_t count, int channels, int channel)
-{
-	int64_t each = per_channel(count, channels);
-	int64_t first = each * channel < count ? each * channel : count;
-
-	return span{first, count - first < each ? count - first : each};
+	return (uint64_t *)near_window_at(c, owner, c.window.ht_sent) +
+	       (int64_t)writer * MOEEP_DEV_BLOCKS + part;
 }
 
 /*
@@ -101,13 +84,20 @@ DEV void publish_records(const struct moeep_dev_context &c, uint64_t epoch)
  */
 DEV bool end_blocks(const struct moeep_dev_context &c, bool ok)
 {
+	__shared__ bool last;
+
 	if (!__syncthreads_and(ok)) {
 		if (threadIdx.x == 0) {
 			put_dead(c);
 		}
 		return false;
 	}
-	return last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x);
+	if (threadIdx.x == 0) {
+		/* What has been stored the kernel's end waits for. */
+		last = count_in(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x);
+	}
+	__syncthreads();
+	return last;
 }
 
 /* By one thread of the last block: as the next operation finds it. */
@@ -192,10 +182,17 @@ struct ring {
 	int stages;
 };
 
+/* A piece's place in the ring: counted along, since to divide by the number of stages is slow. */
+struct place {
+	uint32_t stage;
+	uint32_t phase;
+};
+
 #if HAVE_BULK
 DEV void ring_init(const struct ring &r)
 {
 	if (LANE == 0) {
+#pragma unroll 1
 		for (int i = 0; i < r.stages; i++) {
 			barrier_init(r.barrier + 8 * i);
 		}
@@ -204,12 +201,6 @@ DEV void ring_init(const struct ring &r)
 	}
 	__syncwarp();
 }
-
-/* A piece's place in the ring: counted along, since to divide by the number of stages is slow. */
-struct place {
-	uint32_t stage;
-	uint32_t phase;
-};
 
 DEV void ring_next(const struct ring &r, struct place *at)
 {
@@ -271,15 +262,13 @@ template <int PENDING> DEV void ring_wait_written()
 	bulk_wait_written<PENDING>();
 }
 
-/* Start the ring anew, when all of its loads have been waited for. */
-DEV void ring_reset(const struct ring &r)
+/* Pieces that are loaded are not stored: shared memory is another's when this block has ended. */
+DEV void drop_rows(const struct ring &r, struct place *storing, int ahead)
 {
-	ring_wait_read<0>();
-	__syncwarp();
-	for (int i = 0; LANE == 0 && i < r.stages; i++) {
-		barrier_end(r.barrier + 8 * i);
+	for (; ahead > 0; ahead--) {
+		ring_wait(r, *storing);
+		ring_next(r, storing);
 	}
-	ring_init(r);
 }
 
 /* After a wait for rows: the engine's loads see them, too. */
@@ -288,101 +277,6 @@ DEV void ring_acquire()
 	fence_engine();
 }
 #endif
-
-/*
- * How far each mover of a block has come, for the warp that reports it. A release waits for all copies that
- * the block has under way, so movers leave it to a warp of its own, and go on.
- */
-struct landed {
-	int count[MOVERS][32];
-	int finished[MOVERS];
-};
-
-/* Groups of copies after which a piece is taken to have landed without waiting for it much. */
-#define LANDED_LAG 6
-
-DEV void landed_init(struct landed *l)
-{
-	for (int i = (int)threadIdx.x; i < (int)(sizeof(*l) / sizeof(int)); i += (int)blockDim.x) {
-		((volatile int *)l)[i] = 0;
-	}
-	__syncthreads();
-}
-
-/* By a mover, whose copies of that many rows are complete. */
-DEV void landed_put(struct landed *l, int count)
-{
-	/* Pairs with the fence in landed_all() and report_landed(): first the rows, then the count. */
-	__threadfence_block();
-	((volatile struct landed *)l)->count[WARP][LANE] = count;
-}
-
-DEV void landed_finish(struct landed *l)
-{
-	__threadfence_block();
-	__syncwarp();
-	if (LANE == 0) {
-		((volatile struct landed *)l)->finished[WARP] = 1;
-	}
-}
-
-/* By the reporter: have all movers finished? What they put before is seen after. */
-DEV bool landed_all(const struct landed *l)
-{
-	bool all = true;
-
-	for (int m = 0; m < MOVERS; m++) {
-		all = all && ((const volatile struct landed *)l)->finished[m] != 0;
-	}
-	all = __all_sync(FULL, all);
-	__threadfence_block();
-	return all;
-}
-
-DEV int landed_get(const struct landed *l, int mover, int lane)
-{
-	return ((const volatile struct landed *)l)->count[mover][lane];
-}
-
-/*
- * The channels of each mover of a block, in the order in which it sends them. A mover that is free claims the
- * next one, as a link does not serve all SMs, nor the warps of one, alike: when each had its own, the
- * slowest took twice as long as most, and sums in the order of tokens waited for it.
- */
-struct claims {
-	uint16_t channel[MOVERS][MOEEP_DEV_CHANNELS];
-};
-
-/* Channels of all movers of an operation. */
-template <typename PARAMS> DEV int channels_of(const PARAMS &p)
-{
-	return p.senders * MOVERS * p.shares;
-}
-
-/* By a warp: a number that no other gets. */
-DEV uint32_t claim(uint32_t *next)
-{
-	uint32_t number = 0;
-
-	if (LANE == 0) {
-		number = atomicAdd(next, 1u);
-	}
-	return __shfl_sync(FULL, number, 0);
-}
-
-/* By a mover: what it sends as its n-th. The reporter reads it behind landed_put(). */
-DEV void claims_put(struct claims *claims, int n, uint32_t channel)
-{
-	if (LANE == 0) {
-		((volatile struct claims *)claims)->channel[WARP][n] = (uint16_t)channel;
-	}
-	__syncwarp();
-}
-
-DEV int claims_get(const struct claims *claims, int mover, int n)
-{
-	return ((const volatile struct claims *)claims)->channel[mover][n];
-}
 
 /* A warp copies a row, or a piece of one, by loads and stores. */
 DEV void warp_copy(char *to, const char *from, int64_t bytes)
@@ -405,10 +299,10 @@ DEV void warp_copy(char *to, const char *from, int64_t bytes)
 	}
 }
 
-/* The warps of a block that do not move rows meet. */
+/* The warps of a block that do not move rows meet, while routers may still be at theirs. */
 DEV void records_sync(int threads)
 {
-	sync_some(threads);
+	sync_some(2, threads);
 }
 
 #endif

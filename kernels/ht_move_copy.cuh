@@ -8,180 +8,187 @@
 #ifndef MOEEP_KERNELS_HT_MOVE_COPY_CUH
 #define MOEEP_KERNELS_HT_MOVE_COPY_CUH
 
-#include "ht_common.cuh"
+#include "ht_move_send.cuh"
 
-/* Rows of one channel of another rank, in this rank's window. */
-struct arrival {
+/* A warp's way through the channels of the others: every step-th, of one rank after the other. */
+struct tour {
+	int step;
+	int turn;     /* the source is this many ranks before this one */
 	int source;
-	int channel;
-	int64_t base; /* first record */
-	int64_t rows;
+	int channels; /* of the source */
+	int channel;  /* of the source, the next */
 };
 
-DEV struct arrival arrival_of(const struct moeep_ht_dispatch_params &p, int source, int channel)
+/* To a channel that there is. False: there is none. */
+DEV bool tour_on(const struct job &j, struct tour *t)
 {
-	const int32_t *first = entry_channels(entry_at(p.c, p.c.rank, p.plan->epoch, source));
+	int ranks = j.p.c.num_ranks;
 
-	return arrival{source, channel, (int64_t)p.route.recv_base[source] + first[channel],
-		       (int64_t)first[channel + 1] - first[channel]};
-}
-
-DEV bool wait_rows(const struct moeep_ht_dispatch_params &p, const struct arrival &a, int64_t rows,
-		   uint64_t *seen)
-{
-	uint64_t expected = flag_word(p.plan->epoch, (uint64_t)rows);
-
-	return flag_reached(*seen, expected) ||
-	       wait_word<true>(p.c, progress_at(p.c, p.c.rank, a.source, a.channel), expected,
-			       a.source, MOEEP_DEV_ROWS, seen);
-}
-
-DEV uint64_t nothing_seen(const struct moeep_ht_dispatch_params &p)
-{
-	return flag_word(epoch_before(p.plan->epoch, 1), 0);
-}
-
-#if HAVE_BULK
-/* A thread's ring while it copies, from one channel to the next. */
-struct copier {
-	struct place loading;
-	struct place storing;
-	bool wrapped; /* stages are used again */
-};
-
-/* By one thread: from the window to the output. False: the comm has failed. */
-DEV bool copy_bulk(const struct moeep_ht_dispatch_params &p, const struct arrival &a,
-		   const struct ring &r, struct copier *at)
-{
-	const char *rows = window_at(p.c, p.c.rank, p.c.window.rows);
-	const uint64_t *progress = progress_at(p.c, p.c.rank, a.source, a.channel);
-	struct piece load = {0, 0};
-	struct piece store = {0, 0};
-	uint64_t seen = nothing_seen(p);
-	int ahead = 0;
-
-	while (store.row < a.rows) {
-		while (load.row < a.rows && ahead < r.stages) {
-			uint64_t expected = flag_word(p.plan->epoch, (uint64_t)load.row + 1);
-
-			if (!flag_reached(seen, expected)) {
-				seen = load_relaxed(progress);
-				if (!flag_reached(seen, expected) && ahead > 0) {
-					break; /* what is loaded can be stored meanwhile */
-				}
-				if (!wait_rows(p, a, load.row + 1, &seen)) {
-					return false;
-				}
-				/* Whether it had to wait or not: the engine is to see them. */
-				seen = load_acquire(progress);
-				ring_acquire();
-			}
-			/* What was stored from this stage, `stages` pieces ago, has been read. */
-			if (at->wrapped && ahead == r.stages - 1) {
-				ring_wait_read<0>();
-			} else if (at->wrapped) {
-				ring_wait_read<1>();
-			}
-			ring_load(r, at->loading,
-				  rows + (uint64_t)(a.base + load.row) * p.row_bytes + load.at,
-				  piece_bytes(load, p.row_bytes, p.piece));
-			next_piece(&load, p.row_bytes, p.piece);
-			ring_next(r, &at->loading);
-			at->wrapped = at->wrapped || at->loading.stage == 0;
-			ahead++;
+	while (t->channel >= t->channels) {
+		if (++t->turn >= ranks) {
+			return false;
 		}
-		ring_wait(r, at->storing);
-		if (p.recv_x && a.base + store.row < p.capacity) {
-			ring_store(r, at->storing,
-				   p.recv_x + (uint64_t)(a.base + store.row) * p.row_bytes +
-					   store.at,
-				   piece_bytes(store, p.row_bytes, p.piece));
-		}
-		ring_commit();
-		next_piece(&store, p.row_bytes, p.piece);
-		ring_next(r, &at->storing);
-		ahead--;
+		t->channel -= t->channels;
+		t->source = (j.p.c.rank + ranks - t->turn) % ranks;
+		t->channels = j.ends.channels[t->source];
 	}
 	return true;
 }
+
+/* Rows of a channel, in this rank's window: their places there are those in the output. */
+struct arrival {
+	int64_t row;
+	int64_t end;
+};
+
+/* By one thread. wait: until the channel is there. False: it is not, or the comm has failed, *ok. */
+DEV bool take_channel(const struct job &j, const struct tour &t, bool wait, struct arrival *a, bool *ok)
+{
+	const struct moeep_dev_context &c = j.p.c;
+	const uint64_t *word = progress_at(c, c.rank, t.source, t.channel);
+	uint64_t expected = flag_word(j.plan.epoch, 0);
+	uint64_t seen = load_relaxed(word);
+
+	if (!flag_reached(seen, expected) && !wait) {
+		return false;
+	}
+	if (!wait_word<true>(c, word, expected, t.source, MOEEP_DEV_ROWS, &seen)) {
+		*ok = false;
+		return false;
+	}
+	a->row = load_whole16((const char *)word).z;
+	a->end = a->row + (int64_t)(seen & ((UINT64_C(1) << 24) - 1));
+	return true;
+}
+
+#if HAVE_BULK
+/* By one thread: from the window to the output, a stream of pieces. False: the comm has failed. */
+DEV bool copy_bulk(const struct job &j, struct tour tour, const struct ring &r)
+{
+	__shared__ int64_t where[MOVERS][MOEEP_DEV_STAGES]; /* in both, or -1: no room */
+	const struct moeep_ht_dispatch_params &p = j.p;
+	const char *rows = near_window_at(p.c, p.c.rank, p.c.window.rows);
+	volatile int64_t *place = where[WARP];
+	struct arrival a = {0, 0};
+	struct piece load = {0, 0};
+	uint64_t stored = 0; /* bytes of the row that is stored */
+	struct place loading = {0, 0};
+	struct place storing = {0, 0};
+	bool wrapped = false;
+	bool more = tour_on(j, &tour);
+	bool ok = true;
+	int ahead = 0;
+
+	for (;;) {
+		uint32_t bytes;
+
+		while (ahead < r.stages && ok) {
+			if (load.row >= a.end) {
+				/* What is loaded can be stored meanwhile. */
+				if (!more || !take_channel(j, tour, ahead == 0, &a, &ok)) {
+					break;
+				}
+				/* Whether it had to wait or not: the engine is to see the rows. */
+				ring_acquire();
+				load = piece{a.row, 0};
+				tour.channel += tour.step;
+				more = tour_on(j, &tour);
+				continue;
+			}
+			/* What was stored from this stage, `stages` pieces ago, has been read. */
+			if (wrapped && ahead == r.stages - 1) {
+				ring_wait_read<0>();
+			} else if (wrapped) {
+				ring_wait_read<1>();
+			}
+			bytes = piece_bytes(load, p.row_bytes, p.piece);
+			ring_load(r, loading, rows + (uint64_t)load.row * p.row_bytes + load.at, bytes);
+			place[loading.stage] =
+				load.row < p.capacity
+					? (int64_t)((uint64_t)load.row * p.row_bytes + load.at)
+					: -1;
+			next_piece(&load, p.row_bytes, p.piece);
+			ring_next(r, &loading);
+			wrapped = wrapped || loading.stage == 0;
+			ahead++;
+		}
+		if (ahead == 0) {
+			return ok;
+		}
+		bytes = piece_bytes(piece{0, stored}, p.row_bytes, p.piece);
+		stored = stored + bytes < p.row_bytes ? stored + bytes : 0;
+		ring_wait(r, storing);
+		if (place[storing.stage] >= 0) {
+			ring_store(r, storing, p.recv_x + place[storing.stage], bytes);
+		}
+		ring_commit();
+		ring_next(r, &storing);
+		ahead--;
+	}
+}
 #endif
 
-DEV bool copy_plain(const struct moeep_ht_dispatch_params &p, const struct arrival &a)
+DEV bool copy_plain(const struct job &j, struct tour tour)
 {
-	const char *rows = window_at(p.c, p.c.rank, p.c.window.rows);
-	uint64_t seen = nothing_seen(p);
+	const struct moeep_ht_dispatch_params &p = j.p;
+	const char *rows = near_window_at(p.c, p.c.rank, p.c.window.rows);
 	bool ok = true;
 
-	for (int64_t i = 0; i < a.rows && ok; i++) {
+	for (; tour_on(j, &tour); tour.channel += tour.step) {
+		struct arrival a = {0, 0};
+
 		if (LANE == 0) {
-			ok = wait_rows(p, a, i + 1, &seen);
+			(void)take_channel(j, tour, true, &a, &ok);
 		}
-		ok = __shfl_sync(FULL, ok, 0);
+		if (!__shfl_sync(FULL, ok, 0)) {
+			return false;
+		}
+		a.row = __shfl_sync(FULL, a.row, 0);
+		a.end = __shfl_sync(FULL, a.end, 0);
 		/* Lane 0 has acquired for all. */
 		__syncwarp();
-		if (ok && p.recv_x && a.base + i < p.capacity) {
-			warp_copy(p.recv_x + (uint64_t)(a.base + i) * p.row_bytes,
-				  rows + (uint64_t)(a.base + i) * p.row_bytes,
-				  (int64_t)p.row_bytes);
+		for (; a.row < a.end && a.row < p.capacity; a.row++) {
+			warp_copy(p.recv_x + (uint64_t)a.row * p.row_bytes,
+				  rows + (uint64_t)a.row * p.row_bytes, (int64_t)p.row_bytes);
 		}
 	}
-	return ok;
+	return true;
 }
 
 /* A warp copies every `step`-th channel of the others, from `index` on. */
-DEV bool copy_channels(const struct moeep_ht_dispatch_params &p, int index, int step,
-		       const struct ring &r)
+DEV bool copy_channels(const struct job &j, int index, int step, const struct ring &r)
 {
-	bool ok = true;
-#if HAVE_BULK
-	struct copier place = {{0, 0}, {0, 0}, false};
-#endif
-
-	for (int i = 1; i < p.c.num_ranks && ok; i++) {
-		int source = (p.c.rank + p.c.num_ranks - i) % p.c.num_ranks;
-		int channels = p.ends.channels[source];
-		int at = index;
-
-		for (; at < channels && ok; at += step) {
-			struct arrival a = arrival_of(p, source, at);
+	struct tour tour = {step, 0, 0, 0, index};
 
 #if HAVE_BULK
-			if (p.bulk) {
-				if (LANE == 0) {
-					ok = copy_bulk(p, a, r, &place);
-				}
-				ok = __shfl_sync(FULL, ok, 0);
-				continue;
-			}
-#endif
-			ok = copy_plain(p, a);
+	if (j.p.bulk) {
+		bool ok = true;
+
+		if (LANE == 0) {
+			ok = copy_bulk(j, tour, r);
+			ring_wait_written<0>();
 		}
-		index = at - channels;
-	}
-#if HAVE_BULK
-	if (p.bulk && LANE == 0) {
-		ring_wait_written<0>();
+		return __shfl_sync(FULL, ok, 0);
 	}
 #endif
-	return ok;
+	return copy_plain(j, tour);
 }
 
 /* Rows that are stored in place, or expanded later: they have all come when this is true. */
-DEV bool wait_all_rows(const struct moeep_ht_dispatch_params &p)
+DEV bool wait_all_rows(const struct job &j, int thread, int threads)
 {
-	int64_t thread = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-	int64_t threads = (int64_t)gridDim.x * blockDim.x;
+	const struct moeep_dev_context &c = j.p.c;
+	uint64_t seen;
 	bool ok = true;
 
-	for (int source = 0; source < p.c.num_ranks && ok; source++) {
-		int channels = source == p.c.rank ? 0 : p.ends.channels[source];
+	for (int at = thread; at < c.num_ranks * MOEEP_DEV_BLOCKS && ok; at += threads) {
+		int source = at / MOEEP_DEV_BLOCKS;
+		int part = at % MOEEP_DEV_BLOCKS;
 
-		for (int64_t at = thread; at < channels && ok; at += threads) {
-			struct arrival a = arrival_of(p, source, (int)at);
-			uint64_t seen = nothing_seen(p);
-
-			/* Channels without a row for this rank are not reported. */
-			ok = a.rows == 0 || wait_rows(p, a, a.rows, &seen);
+		if (source != c.rank && part < j.ends.parts[source]) {
+			ok = wait_word<true>(c, sent_at(c, c.rank, source, part),
+					     flag_word(j.plan.epoch, 0), source, MOEEP_DEV_ROWS,
+					     &seen);
 		}
 	}
 	return ok;

@@ -9,8 +9,6 @@
 
 #include "ht_move_send.cuh"
 
-#define RECORD_THREADS (MOEEP_DEV_MOVE_THREADS - 32 * FIRST_RECORDER)
-
 /* Can four scales of a row be moved at once, in both places? */
 DEV bool wide_scales(const struct moeep_dev_scales &scales)
 {
@@ -18,98 +16,226 @@ DEV bool wide_scales(const struct moeep_dev_scales &scales)
 	       scales.count % 4 == 0 && scales.stride % 4 == 0 && (uintptr_t)scales.base % 16 == 0;
 }
 
+/* What a thread has in hand at once, so that loads wait for memory together. */
+#define BATCH 8
+
 /*
- * Threads first, first + step, ... of many send what goes with the rows of tokens [begin, end): choices
- * and weights, the token's number, scales.
+ * A thread's way through the words of rows, every step-th: to divide for each of them is slow.
  */
-DEV void send_records(const struct moeep_ht_dispatch_params &p, int64_t begin, int64_t end, int thread,
-		      int step)
+struct walk {
+	int64_t row;
+	int word;
+	int wide;  /* words of a row */
+	int rows;  /* a step's whole rows, and the words besides */
+	int words;
+};
+
+DEV struct walk walk_of(int64_t row, int thread, int step, int wide)
 {
+	return walk{row + thread / wide, thread % wide, wide, step / wide, step % wide};
+}
+
+DEV void walk_on(struct walk *w)
+{
+	w->row += w->rows;
+	w->word += w->words;
+	if (w->word >= w->wide) {
+		w->word -= w->wide;
+		w->row++;
+	}
+}
+
+/* Choices and weights, and the token's number, of tokens [begin, end), by threads of a block. */
+DEV void send_choices(const struct job &j, int64_t begin, int64_t end, int thread, int step)
+{
+	const struct moeep_ht_dispatch_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
-	int topk = p.plan->topk;
-	bool weights = (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
-	int choices = (int)(end - begin) * topk;
+	int topk = j.plan.topk;
+	bool weights = (j.plan.given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
+	struct walk w = walk_of(begin, thread, step, topk);
 
-#pragma unroll 2
-	for (int i = thread; i < choices; i += step) {
-		int64_t at = begin * topk + i;
-		int64_t token = begin + i / topk;
-		int k = i % topk;
-		int id = p.route.topk_idx[at];
-		float weight = weights ? p.route.topk_weights[at] : 0.0f;
+	while (w.row < end) {
+		int64_t token[BATCH];
+		int k[BATCH];
+		int id[BATCH];
+		float weight[BATCH];
 
-		for (int rank = 0; rank < c.num_ranks; rank++) {
-			int position = p.route.position[token * c.num_ranks + rank];
+#pragma unroll
+		for (int b = 0; b < BATCH; b++) {
+			int64_t at = w.row * topk + w.word;
 
-			if (position >= 0) {
-				record_idx(c, rank, position, topk)[k] = id;
-				record_weights(c, rank, position, topk)[k] = weight;
-			}
-			if (position >= 0 && k == 0) {
-				*record_token(c, rank, position) = (int32_t)token;
-			}
+			token[b] = w.row;
+			k[b] = w.word;
+			id[b] = w.row < end ? p.route.topk_idx[at] : -1;
+			weight[b] = weights && w.row < end ? p.route.topk_weights[at] : 0.0f;
+			walk_on(&w);
 		}
-	}
-	if (!p.scales.base) {
-		return;
-	}
-	if (!wide_scales(p.scales)) {
-		for (int64_t token = begin + thread / 32; token < end; token += step / 32) {
-			for (int rank = 0; rank < c.num_ranks; rank++) {
-				int position = p.route.position[token * c.num_ranks + rank];
+		for (int rank = 0; rank < c.num_ranks; rank++) {
+			int position[BATCH];
 
-				if (position >= 0) {
-					warp_read_scales(p.scales, token,
-							 record_scales(c, rank, position));
+#pragma unroll
+			for (int b = 0; b < BATCH; b++) {
+				position[b] = token[b] < end ? position_of(j, rank, token[b]) : -1;
+			}
+#pragma unroll
+			for (int b = 0; b < BATCH; b++) {
+				if (position[b] < 0) {
+					continue;
 				}
-			}
-		}
-		return;
-	}
-	int wide = p.scales.count / 4;
-	int words = (int)(end - begin) * wide;
-#pragma unroll 2
-	for (int i = thread; i < words; i += step) {
-		int64_t token = begin + i / wide;
-		const char *row = (const char *)p.scales.base + token * p.scales.stride * 4;
-		uint4 v = ((const uint4 *)row)[i % wide];
-
-		for (int rank = 0; rank < c.num_ranks; rank++) {
-			int position = p.route.position[token * c.num_ranks + rank];
-
-			if (position >= 0) {
-				((uint4 *)record_scales(c, rank, position))[i % wide] = v;
+				record_idx(c, rank, position[b], topk)[k[b]] = id[b];
+				record_weights(c, rank, position[b], topk)[k[b]] = weight[b];
+				if (k[b] == 0) {
+					*record_token(c, rank, position[b]) = (int32_t)token[b];
+				}
 			}
 		}
 	}
 }
 
-/* The same threads write the index outputs of records [begin, end), which have come from `source`. */
-DEV void write_records(const struct moeep_ht_dispatch_params &p, int source, int64_t begin, int64_t end,
-		       int64_t thread, int64_t step)
+/* Scales of these tokens, four at a time. */
+DEV void send_wide_scales(const struct job &j, int64_t begin, int64_t end, int thread, int step)
 {
+	const struct moeep_ht_dispatch_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
-	int topk = p.plan->topk;
+	struct walk w = walk_of(begin, thread, step, p.scales.count / 4);
+
+	while (w.row < end) {
+		int64_t token[BATCH];
+		int word[BATCH];
+		uint4 v[BATCH];
+
+#pragma unroll
+		for (int b = 0; b < BATCH; b++) {
+			token[b] = w.row;
+			word[b] = w.word;
+			if (w.row < end) {
+				v[b] = ((const uint4 *)((const char *)p.scales.base +
+							w.row * p.scales.stride * 4))[w.word];
+			}
+			walk_on(&w);
+		}
+		for (int rank = 0; rank < c.num_ranks; rank++) {
+			int position[BATCH];
+
+#pragma unroll
+			for (int b = 0; b < BATCH; b++) {
+				position[b] = token[b] < end ? position_of(j, rank, token[b]) : -1;
+			}
+#pragma unroll
+			for (int b = 0; b < BATCH; b++) {
+				if (position[b] >= 0) {
+					((uint4 *)record_scales(c, rank, position[b]))[word[b]] =
+						v[b];
+				}
+			}
+		}
+	}
+}
+
+/* All that goes with the rows of tokens [begin, end), by threads of a block. */
+DEV void send_records(const struct job &j, int64_t begin, int64_t end, int thread, int step)
+{
+	const struct moeep_ht_dispatch_params &p = j.p;
+	const struct moeep_dev_context &c = p.c;
+
+	send_choices(j, begin, end, thread, step);
+	if (p.scales.base && wide_scales(p.scales)) {
+		send_wide_scales(j, begin, end, thread, step);
+		return;
+	}
+	for (int64_t token = begin + thread / 32; p.scales.base && token < end; token += step / 32) {
+		for (int rank = 0; rank < c.num_ranks; rank++) {
+			int position = position_of(j, rank, token);
+
+			if (position >= 0) {
+				warp_read_scales(p.scales, token, record_scales(c, rank, position));
+			}
+		}
+	}
+}
+
+/* Choices and weights of records [begin, end), which have come, to the outputs. */
+DEV void write_choices(const struct job &j, int64_t begin, int64_t end, int64_t thread, int64_t step)
+{
+	const struct moeep_ht_dispatch_params &p = j.p;
+	const struct moeep_dev_context &c = p.c;
+	int topk = j.plan.topk;
 	const int32_t *idx = record_idx(c, c.rank, 0, topk);
 	const float *weights = record_weights(c, c.rank, 0, topk);
-	bool weighted = p.recv_topk_weights && (p.plan->given & MOEEP_DEV_GIVEN_WEIGHTS);
-	struct moeep_dev_scales scales = p.recv_scales;
+	bool weighted = p.recv_topk_weights && (j.plan.given & MOEEP_DEV_GIVEN_WEIGHTS);
 
-	if (p.recv_topk_idx || weighted) {
-#pragma unroll 2
-		for (int64_t i = begin * topk + thread; i < end * topk; i += step) {
-			int e = local_expert(c, idx[i]);
+	if (!p.recv_topk_idx && !weighted) {
+		return;
+	}
+	for (int64_t base = begin * topk + thread; base < end * topk; base += BATCH * step) {
+		int id[BATCH];
+		float weight[BATCH];
 
+#pragma unroll
+		for (int b = 0; b < BATCH; b++) {
+			int64_t i = base + b * step;
+
+			id[b] = i < end * topk ? idx[i] : -1;
+			weight[b] = weighted && i < end * topk ? weights[i] : 0.0f;
+		}
+#pragma unroll
+		for (int b = 0; b < BATCH; b++) {
+			int64_t i = base + b * step;
+			int e = local_expert(c, id[b]);
+
+			if (i >= end * topk) {
+				break;
+			}
 			if (p.recv_topk_idx && p.begin.topk_dtype == MOEEP_INT32) {
 				((int32_t *)p.recv_topk_idx)[i] = e;
 			} else if (p.recv_topk_idx) {
 				((int64_t *)p.recv_topk_idx)[i] = e;
 			}
 			if (weighted) {
-				p.recv_topk_weights[i] = e >= 0 ? weights[i] : 0.0f;
+				p.recv_topk_weights[i] = e >= 0 ? weight[b] : 0.0f;
 			}
 		}
 	}
+}
+
+/* Their scales, four at a time. */
+DEV void write_wide_scales(const struct job &j, const struct moeep_dev_scales &scales, int64_t begin,
+			   int64_t end, int thread, int step)
+{
+	const struct moeep_dev_context &c = j.p.c;
+	struct walk w = walk_of(begin, thread, step, scales.count / 4);
+
+	while (w.row < end) {
+		struct walk first = w;
+		uint4 v[BATCH];
+
+#pragma unroll
+		for (int b = 0; b < BATCH; b++) {
+			if (w.row < end) {
+				v[b] = ((const uint4 *)record_scales(c, c.rank, w.row))[w.word];
+			}
+			walk_on(&w);
+		}
+#pragma unroll
+		for (int b = 0; b < BATCH; b++) {
+			if (first.row < end) {
+				((uint4 *)((char *)scales.base +
+					   first.row * scales.stride * 4))[first.word] = v[b];
+			}
+			walk_on(&first);
+		}
+	}
+}
+
+/* The outputs of records [begin, end), which have come from `source`, but for the rows. */
+DEV void write_records(const struct job &j, int source, int64_t begin, int64_t end, int64_t thread,
+		       int64_t step)
+{
+	const struct moeep_ht_dispatch_params &p = j.p;
+	const struct moeep_dev_context &c = p.c;
+	struct moeep_dev_scales scales = p.recv_scales;
+
+	write_choices(j, begin, end, thread, step);
 	if (p.recv_src_token || p.recv_src_rank) {
 		for (int64_t i = begin + thread; i < end; i += step) {
 			if (p.recv_src_token) {
@@ -120,37 +246,30 @@ DEV void write_records(const struct moeep_ht_dispatch_params &p, int source, int
 			}
 		}
 	}
-	if (!scales.base || !(p.plan->given & MOEEP_DEV_GIVEN_SCALES)) {
+	if (!scales.base || !(j.plan.given & MOEEP_DEV_GIVEN_SCALES)) {
 		return;
 	}
-	scales.dtype = p.plan->scale_dtype;
-	scales.count = p.plan->scale_count;
+	scales.dtype = j.plan.scale_dtype;
+	scales.count = j.plan.scale_count;
 	if (scales.stride == 0) {
 		scales.stride = scales.count;
 	}
-	if (!wide_scales(scales)) {
-		for (int64_t i = begin + thread / 32; i < end; i += step / 32) {
-			warp_write_scales(scales, i, record_scales(c, c.rank, i));
-		}
+	if (wide_scales(scales)) {
+		write_wide_scales(j, scales, begin, end, (int)thread, (int)step);
 		return;
 	}
-	int wide = scales.count / 4;
-#pragma unroll 2
-	for (int64_t i = begin * wide + thread; i < end * wide; i += step) {
-		int64_t record = i / wide;
-		int word = (int)(i - record * wide);
-
-		((uint4 *)((char *)scales.base + record * scales.stride * 4))[word] =
-			((const uint4 *)record_scales(c, c.rank, record))[word];
+	for (int64_t i = begin + thread / 32; i < end; i += step / 32) {
+		warp_write_scales(scales, i, record_scales(c, c.rank, i));
 	}
 }
 
 /* Index outputs behind the last row. */
-DEV void fill_tail(const struct moeep_ht_dispatch_params &p, int64_t thread, int64_t step)
+DEV void fill_tail(const struct job &j, int64_t thread, int64_t step)
 {
-	int topk = p.plan->topk;
+	const struct moeep_ht_dispatch_params &p = j.p;
+	int topk = j.plan.topk;
 
-	for (int64_t i = p.route.state->num_rows * topk + thread; i < p.capacity * topk; i += step) {
+	for (int64_t i = (int64_t)j.ends.first[p.c.num_ranks] * topk + thread; i < p.capacity * topk; i += step) {
 		if (p.recv_topk_idx && p.begin.topk_dtype == MOEEP_INT32) {
 			((int32_t *)p.recv_topk_idx)[i] = -1;
 		} else if (p.recv_topk_idx) {
@@ -160,7 +279,7 @@ DEV void fill_tail(const struct moeep_ht_dispatch_params &p, int64_t thread, int
 			p.recv_topk_weights[i] = 0.0f;
 		}
 	}
-	for (int64_t row = p.route.state->num_rows + thread; row < p.capacity; row += step) {
+	for (int64_t row = (int64_t)j.ends.first[p.c.num_ranks] + thread; row < p.capacity; row += step) {
 		if (p.recv_src_token) {
 			p.recv_src_token[row] = -1;
 		}
@@ -170,52 +289,53 @@ DEV void fill_tail(const struct moeep_ht_dispatch_params &p, int64_t thread, int
 	}
 }
 
-/* The part of the warps that do not move rows. */
-DEV bool records(const struct moeep_ht_dispatch_params &p)
+/*
+ * By the warps of `receivers` blocks that do not copy rows, in block `index` of these: records out, those that
+ * have come, and if nobody copies rows the wait for these. False: the comm has failed.
+ */
+DEV bool records(const struct job &j, int index, int receivers)
 {
+	const struct moeep_ht_dispatch_params &p = j.p;
 	const struct moeep_dev_context &c = p.c;
-	struct part part = part_of(p.senders);
-	int own = (int)threadIdx.x - 32 * FIRST_RECORDER;
-	int64_t thread = (int64_t)blockIdx.x * RECORD_THREADS + own;
-	int64_t threads = (int64_t)gridDim.x * RECORD_THREADS;
+	int first = p.copies ? 32 * MOVERS : 0;
+	int here = (int)blockDim.x - first;
+	int own = (int)threadIdx.x - first;
+	int64_t thread = (int64_t)index * here + own;
+	int64_t threads = (int64_t)receivers * here;
+	int tokens = (int)p.num_tokens;
 	bool ok = true;
 
-	if (part.sends) {
-		int channels = MOVERS * p.shares;
-		struct channel first = channel_of(p, part.index * channels);
-		struct channel last = channel_of(p, part.index * channels + channels - 1);
-
-		send_records(p, first.first, last.last, own, RECORD_THREADS);
-		records_sync(RECORD_THREADS);
-		if (own == 0 && arrive(&c.state->ticket[MOEEP_DEV_TICKET_RECORDS],
-				       (uint32_t)p.senders)) {
-			publish_records(c, p.plan->epoch);
-		}
+	send_records(j, stretch_first(tokens, receivers, index),
+		     stretch_first(tokens, receivers, index + 1), own, here);
+	records_sync(here);
+	if (own == 0 &&
+	    arrive(&c.state->ticket[MOEEP_DEV_TICKET_RECORDS], (uint32_t)receivers)) {
+		publish_records(c, j.plan.epoch);
 	}
 	for (int i = 0; i < c.num_ranks && ok; i++) {
 		/* This rank's own first: they are there. */
 		int source = (c.rank + i) % c.num_ranks;
-		int64_t begin = p.route.recv_base[source];
-		int64_t end = p.route.recv_base[source + 1];
+		int64_t begin = j.ends.first[source];
+		int64_t end = j.ends.first[source + 1];
 		uint64_t seen;
 
 		if (LANE == 0) {
 			ok = wait_word<true>(
 				c, flag_at(c, c.rank, c.window.ht_record_flag, source),
-				flag_word(p.plan->epoch, 0), source, MOEEP_DEV_RECORDS, &seen);
+				flag_word(j.plan.epoch, 0), source, MOEEP_DEV_RECORDS, &seen);
 		}
 		ok = __shfl_sync(FULL, ok, 0);
 		/* Lane 0 has acquired for all. */
 		__syncwarp();
 		end = end < p.capacity ? end : p.capacity;
 		if (ok && !p.expert_major && begin < end) {
-			write_records(p, source, begin, end, thread, threads);
+			write_records(j, source, begin, end, thread, threads);
 		}
 	}
 	if (ok && !p.expert_major && (p.call_flags & MOEEP_DISPATCH_FILL_TAIL)) {
-		fill_tail(p, thread, threads);
+		fill_tail(j, thread, threads);
 	}
-	return ok;
+	return ok && (p.copies || wait_all_rows(j, (int)thread, (int)threads));
 }
 
 #endif

@@ -8,46 +8,47 @@
 #ifndef MOEEP_KERNELS_HT_MOVE_SEND_CUH
 #define MOEEP_KERNELS_HT_MOVE_SEND_CUH
 
-#include "ht_common.cuh"
+#include "ht_landed.cuh"
+
+/* What an operation's functions need: its arguments, and what every block knows since it has begun. */
+struct job {
+	const struct moeep_ht_dispatch_params &p;
+	const struct moeep_dev_plan &plan;
+	const struct ends &ends;
+};
 
 struct channel {
-	int number;
 	int64_t first; /* tokens */
 	int64_t last;
 };
 
-DEV struct channel channel_of(const struct moeep_ht_dispatch_params &p, int number)
+DEV struct channel channel_of(const struct job &j, int number)
 {
-	struct span s = span_of(p.num_tokens, channels_of(p), number);
+	int64_t first = (int64_t)j.p.each * number;
+	int64_t last = first + j.p.each;
 
-	return channel{number, s.first, s.first + s.count};
+	return channel{first, last < j.p.num_tokens ? last : j.p.num_tokens};
 }
 
 /* By a mover: its channel number `count`, in *ch. False: there is none left. */
-DEV bool claim_channel(const struct moeep_ht_dispatch_params &p, struct claims *claims, int count,
-		       struct channel *ch)
+DEV bool claim_channel(const struct job &j, struct landed *landed, int count, bool told,
+		       uint32_t *ahead, struct channel *ch)
 {
-	uint32_t number;
+	const struct moeep_ht_dispatch_params &p = j.p;
+	uint32_t number = claimed(*ahead);
 
-	if (p.shares > 1) {
-		number = claim(&p.c.state->claimed_channels);
-	} else {
-		/* It is this mover's own. */
-		number = count == 0 ? (uint32_t)(part_of(p.senders).index * MOVERS + WARP)
-				    : UINT32_MAX;
-	}
-	if (number >= (uint32_t)channels_of(p)) {
+	*ahead = claim_ahead(&p.c.state->claimed_channels);
+	if (number >= (uint32_t)p.channels) {
 		return false;
 	}
-	*ch = channel_of(p, (int)number);
-	claims_put(claims, count, number);
-	return ch->first < ch->last;
+	*ch = channel_of(j, (int)number);
+	claims_put(landed, count, number, told);
+	return true;
 }
 
-DEV struct channel claimed_channel(const struct moeep_ht_dispatch_params &p,
-				   const struct claims *claims, int mover, int n)
+DEV struct channel claimed_channel(const struct job &j, const struct landed *landed, int mover, int n)
 {
-	return channel_of(p, claims_get(claims, mover, n));
+	return channel_of(j, claims_get(landed, mover, n));
 }
 
 /* What a lane knows of the rank it sends to. */
@@ -56,34 +57,67 @@ struct target {
 	char *rows;
 	int64_t limit;
 	bool report; /* its owner copies rows while they come */
-	int count;   /* rows so far */
 };
 
-DEV struct target target_of(const struct moeep_ht_dispatch_params &p, int rank)
+DEV struct target target_of(const struct job &j, int rank)
 {
-	struct target t = {-1, NULL, 0, false, 0};
+	const struct moeep_ht_dispatch_params &p = j.p;
+	struct target t = {-1, NULL, 0, false};
 
 	if (rank < p.c.num_ranks) {
 		t.rank = rank;
-		t.rows = p.ends.dst[rank];
-		t.limit = p.ends.limit[rank];
-		t.report = p.ends.staged[rank] != 0;
+		t.rows = j.ends.dst[rank];
+		t.limit = j.ends.limit[rank];
+		t.report = j.ends.staged[rank] != 0;
 	}
 	return t;
 }
 
-DEV int position_of(const struct moeep_ht_dispatch_params &p, int rank, int64_t token)
+DEV int position_of(const struct job &j, int rank, int64_t token)
 {
+	const struct moeep_ht_dispatch_params &p = j.p;
+
 	return rank >= 0 ? p.route.position[token * p.c.num_ranks + rank] : -1;
 }
 
-/* Pairs with the wait for rows of the rank that they go to. */
-DEV uint64_t *progress_of(const struct moeep_ht_dispatch_params &p, const struct target &t, int channel)
+/*
+ * By lanes, behind a fence: a channel's rows are there. Pairs with the wait for rows of the rank that they go
+ * to.
+ */
+DEV void report_channel(const struct job &j, const struct target &t, int number)
 {
-	return progress_at(p.c, t.rank, p.c.rank, channel);
+	const struct moeep_dev_context &c = j.p.c;
+	struct channel ch = channel_of(j, number);
+	uint32_t first = 0;
+	uint32_t count = 0;
+
+	if (!t.report) {
+		return;
+	}
+#pragma unroll 4
+	for (int64_t token = ch.first; token < ch.last; token++) {
+		int position = position_of(j, t.rank, token);
+
+		first = count == 0 && position >= 0 ? (uint32_t)position : first;
+		count += position >= 0;
+	}
+	uint64_t word = flag_word(j.plan.epoch, count);
+
+	store_whole16((char *)progress_at(c, t.rank, c.rank, number), (uint32_t)word,
+		      (uint32_t)(word >> 32), first, 0);
 }
 
-#if HAVE_BULK
+/* By a warp: does any rank copy rows while they come? */
+DEV bool reports(const struct job &j)
+{
+	bool any = false;
+
+	for (int rank = LANE; rank < j.p.c.num_ranks; rank += 32) {
+		any = any || j.ends.staged[rank] != 0;
+	}
+	return __any_sync(FULL, any) != 0;
+}
+
 /* A mover's way through its channels. */
 struct cursor {
 	int channel; /* number among the mover's; -1: before the first */
@@ -98,71 +132,103 @@ DEV void enter_channel(struct cursor *c, const struct channel &ch)
 	c->last = ch.last;
 }
 
-/*
- * A warp sends rows of its channels to up to 32 ranks, a lane each. `landed` gets how many rows of its
- * channels are done; without it the warp, which has one channel then, tells the ranks itself, at the
- * end.
- */
-DEV void send_bulk(const struct moeep_ht_dispatch_params &p, struct claims *claims, int from_rank,
-		   const struct ring &r, struct landed *landed)
+/* A mover that loads rows, which it may do before it knows where they go, and sends them. */
+struct mover {
+	struct cursor load;
+	struct cursor store;
+	struct place loading;
+	struct place storing;
+	bool wrapped;
+	bool more; /* channels may be left */
+	bool told; /* a reporter follows it */
+	int ahead; /* pieces loaded and not stored */
+	uint32_t claim; /* ahead */
+};
+
+DEV struct mover mover_of(uint32_t claim)
 {
-	struct target t = target_of(p, from_rank + LANE);
-	struct cursor load = {-1, {0, 0}, 0};
-	struct cursor store = {-1, {0, 0}, 0};
-	struct channel ch = {0, 0, 0};
-	struct place loading = {0, 0};
-	struct place storing = {0, 0};
-	bool wrapped = false;
-	bool more = true;   /* channels may be left */
+	return mover{{-1, {0, 0}, 0}, {-1, {0, 0}, 0}, {0, 0}, {0, 0}, false, true, false, 0, claim};
+}
+
+#if HAVE_BULK
+/* By the whole warp: into all stages but one, whose piece may still be read by stores. */
+DEV void load_rows(const struct job &j, struct landed *landed, const struct ring &r, struct mover *m)
+{
+	const struct moeep_ht_dispatch_params &p = j.p;
+	struct channel ch = {0, 0};
+
+	for (; m->ahead < r.stages - 1; m->ahead++) {
+		if (m->load.piece.row >= m->load.last && m->more) {
+			m->more = claim_channel(j, landed, m->load.channel + 1, m->told,
+						&m->claim, &ch);
+			if (m->more) {
+				enter_channel(&m->load, ch);
+			}
+		}
+		if (m->load.piece.row >= m->load.last) {
+			break;
+		}
+		if (m->wrapped) {
+			/* A stage is free once its piece, two before this one, has been read. */
+			ring_wait_read<1>();
+			__syncwarp();
+		}
+		if (LANE == 0) {
+			ring_load(r, m->loading,
+				  p.x + (uint64_t)m->load.piece.row * p.row_bytes +
+					  m->load.piece.at,
+				  piece_bytes(m->load.piece, p.row_bytes, p.piece));
+		}
+		next_piece(&m->load.piece, p.row_bytes, p.piece);
+		ring_next(r, &m->loading);
+		m->wrapped = m->wrapped || m->loading.stage == 0;
+	}
+}
+
+/* By a lane, to a rank beyond the first 32. */
+DEV void send_piece(const struct job &j, const struct ring &r, const struct mover &m, int rank,
+		    uint32_t bytes)
+{
+	struct target t = target_of(j, rank);
+	int position = position_of(j, rank, m.store.piece.row);
+
+	if (position >= 0 && t.rows && position < t.limit) {
+		ring_store(r, m.storing,
+			   t.rows + (uint64_t)position * j.p.row_bytes + m.store.piece.at, bytes);
+	}
+}
+
+/*
+ * A warp sends rows of its channels, a lane to each rank. `landed` gets how many of them are done, if
+ * somebody copies rows meanwhile.
+ */
+DEV void send_bulk(const struct job &j, const struct ring &r, struct mover *m, struct landed *landed)
+{
+	const struct moeep_ht_dispatch_params &p = j.p;
+	struct target t = target_of(j, LANE);
+	struct cursor &load = m->load;
+	struct cursor &store = m->store;
+	struct endings endings = {0, 0, 0};
 	bool known = false; /* position is that of the next row */
 	int position = -1;
-	int ahead = 0; /* pieces loaded and not stored */
-	int sent = 0;  /* pieces */
-	int since = 0; /* pieces since the last look */
-	int pieces = (int)((p.row_bytes + p.piece - 1) / p.piece);
-	bool reports = __any_sync(FULL, t.report);
-	/* If nobody copies rows meanwhile, only the ends of channels matter. */
-	int every = reports ? REPORT : 4 * REPORT;
+	int sent = 0; /* pieces */
 
+	m->told = reports(j);
 	for (;;) {
 		uint32_t bytes;
 		bool ends; /* a row */
 		int64_t next = -1;
 		int next_position = -1;
 
-		/* A stage is free once its piece, two before this one, has been read by the stores. */
-		for (; ahead < r.stages - 1; ahead++) {
-			if (load.piece.row >= load.last && more) {
-				more = claim_channel(p, claims, load.channel + 1, &ch);
-				if (more) {
-					enter_channel(&load, ch);
-				}
-			}
-			if (load.piece.row >= load.last) {
-				break;
-			}
-			if (wrapped) {
-				ring_wait_read<1>();
-				__syncwarp();
-			}
-			if (LANE == 0) {
-				ring_load(r, loading,
-					  p.x + (uint64_t)load.piece.row * p.row_bytes +
-						  load.piece.at,
-					  piece_bytes(load.piece, p.row_bytes, p.piece));
-			}
-			next_piece(&load.piece, p.row_bytes, p.piece);
-			ring_next(r, &loading);
-			wrapped = wrapped || loading.stage == 0;
-		}
-		if (ahead == 0) {
+		load_rows(j, landed, r, m);
+		if (m->ahead == 0) {
 			break;
 		}
 		if (store.piece.row >= store.last) {
-			enter_channel(&store, claimed_channel(p, claims, WARP, store.channel + 1));
+			enter_channel(&store, claimed_channel(j, landed, WARP, store.channel + 1));
 		}
 		if (!known) {
-			position = position_of(p, t.rank, store.piece.row);
+			position = position_of(j, t.rank, store.piece.row);
 			known = true;
 		}
 		bytes = piece_bytes(store.piece, p.row_bytes, p.piece);
@@ -170,130 +236,50 @@ DEV void send_bulk(const struct moeep_ht_dispatch_params &p, struct claims *clai
 		if (ends && store.piece.row + 1 < store.last) {
 			next = store.piece.row + 1;
 		} else if (ends && store.channel < load.channel) {
-			next = claimed_channel(p, claims, WARP, store.channel + 1).first;
+			next = claimed_channel(j, landed, WARP, store.channel + 1).first;
 		}
 		if (next >= 0) {
 			/* On its way while this piece is. */
-			next_position = position_of(p, t.rank, next);
+			next_position = position_of(j, t.rank, next);
 		}
-		ring_wait(r, storing);
+		ring_wait(r, m->storing);
 		if (position >= 0 && t.rows && position < t.limit) {
-			ring_store(r, storing,
+			ring_store(r, m->storing,
 				   t.rows + (uint64_t)position * p.row_bytes + store.piece.at, bytes);
 		}
+		for (int rank = 32 + LANE; rank < p.c.num_ranks; rank += 32) {
+			send_piece(j, r, *m, rank, bytes);
+		}
 		ring_commit();
-		ring_next(r, &storing);
-		ahead--;
+		ring_next(r, &m->storing);
+		m->ahead--;
 		sent++;
 		next_piece(&store.piece, p.row_bytes, p.piece);
 		if (ends) {
-			t.count += position >= 0;
 			position = next_position;
 			known = next >= 0;
 		}
-		if (!landed || sent <= LANDED_LAG || ++since < every) {
-			continue;
+		if (store.piece.row >= store.last) {
+			note_ending(&endings, store.channel, sent);
 		}
-		since = 0;
-		ring_wait_written<LANDED_LAG>();
-		landed_put(landed, (sent - LANDED_LAG) / pieces);
+		if (m->told && sent % REPORT == 0 && pass_endings(&endings, sent - LANDED_LAG)) {
+			ring_wait_written<LANDED_LAG>();
+			landed_put(landed, endings.done);
+		}
 	}
 	ring_wait_written<0>();
-	if (landed) {
-		landed_put(landed, sent / pieces);
-	} else if (t.rank >= 0 && t.rank != p.c.rank) {
-		store_release(progress_of(p, t, part_of(p.senders).index * MOVERS + WARP),
-			      flag_word(p.plan->epoch, (uint64_t)t.count));
-	}
-}
-
-/* How far the reporter is with a mover; count is the lane's rank's. */
-struct reported {
-	int channel; /* number among the mover's; -1: before the first */
-	int rows;    /* of all its channels */
-	int64_t row;
-	struct channel now;
-	int count; /* rows of this channel */
-	int told;
-};
-
-/* What a mover has done since, to the end of a channel at most. True if a rank has to be told. */
-DEV bool follow_mover(const struct moeep_ht_dispatch_params &p, const struct landed *landed,
-		      const struct claims *claims, int mover, const struct target &t,
-		      struct reported *r)
-{
-	int rows = landed_get(landed, mover, 0);
-
-	/* Pairs with landed_put(): the channels of these rows are known. */
-	__threadfence_block();
-	if (r->rows < rows && r->row >= r->now.last) {
-		r->now = claimed_channel(p, claims, mover, ++r->channel);
-		r->row = r->now.first;
-		r->count = 0;
-		r->told = 0;
-	}
-#pragma unroll 4
-	while (r->rows < rows && r->row < r->now.last) {
-		r->count += position_of(p, t.rank, r->row) >= 0;
-		r->row++;
-		r->rows++;
-	}
-	/* The rank itself waits for no channel. */
-	return t.rank != p.c.rank && r->count != r->told && (t.report || r->row >= r->now.last);
-}
-
-/* A warp tells the ranks how far this block's movers are. */
-DEV void report_landed(const struct moeep_ht_dispatch_params &p, const struct landed *landed,
-		       const struct claims *claims)
-{
-	struct target t = target_of(p, LANE);
-	struct reported done[MOVERS];
-	bool all;
-	bool behind;
-
-#pragma unroll
-	for (int m = 0; m < MOVERS; m++) {
-		done[m] = reported{-1, 0, 0, {0, 0, 0}, 0, 0};
-	}
-	do {
-		bool news = false;
-		bool tell[MOVERS];
-
-		all = landed_all(landed);
-		behind = false;
-#pragma unroll
-		for (int m = 0; m < MOVERS; m++) {
-			tell[m] = follow_mover(p, landed, claims, m, t, &done[m]);
-			news = news || tell[m];
-			behind = behind || done[m].rows < landed_get(landed, m, 0);
-		}
-		if (__any_sync(FULL, news)) {
-			/* A release for all: what the movers have written has landed. */
-			__threadfence_system();
-		}
-#pragma unroll
-		for (int m = 0; m < MOVERS; m++) {
-			if (tell[m]) {
-				store_relaxed(progress_of(p, t, done[m].now.number),
-					      flag_word(p.plan->epoch, (uint64_t)done[m].count));
-				done[m].told = done[m].count;
-			}
-		}
-		behind = __any_sync(FULL, behind);
-		if (!all && !behind) {
-			__nanosleep(500);
-		}
-	} while (!all || behind);
+	landed_put(landed, load.channel + 1);
 }
 #endif
 
-/* The same by loads and stores. */
-DEV void send_plain(const struct moeep_ht_dispatch_params &p, const struct channel &ch, int from_rank)
+/* The same by loads and stores, of one channel. */
+DEV void send_plain(const struct job &j, const struct channel &ch, int from_rank)
 {
-	struct target t = target_of(p, from_rank + LANE);
+	const struct moeep_ht_dispatch_params &p = j.p;
+	struct target t = target_of(j, from_rank + LANE);
 
 	for (int64_t token = ch.first; token < ch.last; token++) {
-		int position = position_of(p, t.rank, token);
+		int position = position_of(j, t.rank, token);
 		bool store = position >= 0 && t.rows && position < t.limit;
 		unsigned valid = __ballot_sync(FULL, store);
 		const char *mine = t.rows + (store ? (uint64_t)position * p.row_bytes : 0);
@@ -320,40 +306,82 @@ DEV void send_plain(const struct moeep_ht_dispatch_params &p, const struct chann
 				}
 			}
 		}
-		t.count += position >= 0;
 		__syncwarp();
-		if (t.report && (token - ch.first) % REPORT == REPORT - 1) {
-			store_release(progress_of(p, t, ch.number),
-				      flag_word(p.plan->epoch, (uint64_t)t.count));
-		}
-	}
-	__syncwarp();
-	if (t.rank >= 0 && t.rank != p.c.rank) {
-		store_release(progress_of(p, t, ch.number),
-			      flag_word(p.plan->epoch, (uint64_t)t.count));
 	}
 }
 
-/* A mover's part in a block that sends: 32 ranks at a time. */
-DEV void send_rows(const struct moeep_ht_dispatch_params &p, const struct ring &r,
-		   struct landed *landed, struct claims *claims)
+/* A mover's part in a block that sends. m: it has begun to load. */
+DEV void send_rows(const struct job &j, const struct ring &r, struct mover *m, struct landed *landed)
 {
+	const struct moeep_ht_dispatch_params &p = j.p;
 	struct channel ch;
 
 #if HAVE_BULK
-	for (int rank = 0; p.bulk && rank < p.c.num_ranks; rank += 32) {
-		if (rank > 0) {
-			ring_reset(r);
-		}
-		send_bulk(p, claims, rank, r, p.c.num_ranks <= 32 ? landed : NULL);
+	if (p.bulk) {
+		send_bulk(j, r, m, landed);
 	}
 #endif
-	for (int n = 0; !p.bulk && claim_channel(p, claims, n, &ch); n++) {
+	for (int n = 0; !p.bulk && claim_channel(j, landed, n, reports(j), &m->claim, &ch); n++) {
 		for (int rank = 0; rank < p.c.num_ranks; rank += 32) {
-			send_plain(p, ch, rank);
+			send_plain(j, ch, rank);
 		}
+		landed_put(landed, n + 1);
 	}
 	landed_finish(landed);
+}
+
+/* By the reporter: channels that a mover has done since. */
+DEV void report_mover(const struct job &j, struct landed *landed, int mover, int *told, int count)
+{
+	for (; *told < count; ++*told) {
+		int channel = claims_get(landed, mover, *told);
+
+		for (int from = 0; from < j.p.c.num_ranks; from += 32) {
+			report_channel(j, target_of(j, from + LANE), channel);
+		}
+	}
+	landed_tell(landed, mover, count);
+}
+
+/*
+ * By the reporter, for all movers of its block: ranks that copy rows meanwhile learn which channels are done,
+ * the others, whose rows go to their place at once, when all are. Pairs with the waits in ht_move_copy.cuh.
+ */
+DEV void report_landed(const struct job &j, struct landed *landed)
+{
+	const struct moeep_dev_context &c = j.p.c;
+	int part = part_of(j.p.senders).index;
+	bool copied = reports(j);
+	int told[MOVERS] = {0};
+	bool all;
+
+	do {
+		int count[MOVERS];
+		bool news = false;
+
+		all = landed_all(landed);
+#pragma unroll
+		for (int m = 0; m < MOVERS; m++) {
+			count[m] = copied ? landed_get(landed, m) : 0;
+			news = news || count[m] > told[m];
+		}
+		if (news || all) {
+			/* A release for what all movers have written. */
+			__threadfence_system();
+		}
+#pragma unroll
+		for (int m = 0; m < MOVERS; m++) {
+			report_mover(j, landed, m, &told[m], count[m]);
+		}
+		if (!all && !news) {
+			__nanosleep(200);
+		}
+	} while (!all);
+	for (int rank = LANE; rank < c.num_ranks; rank += 32) {
+		if (!j.ends.staged[rank] && rank != c.rank) {
+			store_relaxed(sent_at(c, rank, c.rank, part), flag_word(j.plan.epoch, 0));
+		}
+	}
 }
 
 #endif

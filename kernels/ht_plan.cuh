@@ -1,226 +1,224 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kernels/ht_plan.cuh - the plan of an HT operation, which block 0 makes when all entries are there, while
- * the others wait for it; and what it writes for the caller when they do not.
+ * kernels/ht_plan.cuh - the plan of an HT operation, which every block makes for itself when all entries are
+ * there, and the begin of the operation around it.
  */
 #ifndef MOEEP_KERNELS_HT_PLAN_CUH
 #define MOEEP_KERNELS_HT_PLAN_CUH
 
-#include "ht_place.cuh"
+#include "ht_finish.cuh"
 
-/* The first thing in which a rank's call differs from another's, where it may not. */
-DEV void check_agreement(const struct route &r, struct moeep_dev_plan *plan)
+/* What the state of the handle's routing was; read before entries are there. */
+struct known {
+	bool valid;
+	bool overflow;
+	bool weighted;
+};
+
+/* What a rank has of a field in which calls differ, for a message. */
+DEV int64_t field_of(const struct route &r, const struct moeep_dev_entry *e, int field)
 {
-	const struct moeep_dev_context &c = r.c;
-	const struct moeep_dev_entry *a = head_of(r, 0);
-	const struct moeep_dev_entry *giver = a;
 	uint32_t agreed = r.combine ? ~MOEEP_DEV_GIVEN_X : ~0u;
+	const int64_t value[FIELDS] = {e->op,	      e->flags,	      (int64_t)e->route,
+				       e->dtype,      e->topk,	      e->row_layout,
+				       e->scale_count, e->scale_dtype, e->given & agreed};
 
-	for (int rank = c.num_ranks - 1; rank >= 0; rank--) {
-		if (head_of(r, rank)->num_tokens > 0) {
-			giver = head_of(r, rank);
-		}
-	}
-	plan->given = giver->given;
-	plan->scale_count = giver->scale_count;
-	plan->scale_dtype = giver->scale_dtype;
-	plan->code = MOEEP_OK;
-	plan->result = moeep_dev_result{MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0};
-	for (int rank = 0; r.combine && rank < c.num_ranks; rank++) {
-		const struct moeep_dev_entry *b = head_of(r, rank);
-
-		if (b->num_tokens > 0 && !(b->given & MOEEP_DEV_GIVEN_X)) {
-			plan->code = MOEEP_ERR_INVALID;
-			plan->result = moeep_dev_result{MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X,
-							rank, b->num_tokens, -1};
-			return;
-		}
-	}
-	for (int rank = 0; rank < c.num_ranks; rank++) {
-		const struct moeep_dev_entry *b = head_of(r, rank);
-		const struct moeep_dev_entry *g = b->num_tokens > 0 ? b : giver;
-		const int64_t fields[][2] = {
-			{a->op, b->op},
-			{a->flags, b->flags},
-			{(int64_t)a->route, (int64_t)b->route},
-			{a->dtype, b->dtype},
-			{a->topk, b->topk},
-			{a->row_layout, b->row_layout},
-			{giver->scale_count, g->scale_count},
-			{giver->scale_dtype, g->scale_dtype},
-			{giver->given & agreed, g->given & agreed},
-		};
-
-		for (int i = 0; i < (int)(sizeof(fields) / sizeof(fields[0])); i++) {
-			if (fields[i][0] != fields[i][1]) {
-				plan->code = MOEEP_ERR_MISMATCH;
-				plan->result = moeep_dev_result{MOEEP_ERR_MISMATCH,
-								MOEEP_DEV_DETAIL_FIELD, i, rank,
-								fields[i][1]};
-				return;
-			}
-		}
-	}
+	return value[field];
 }
 
-/* By one thread: may the operation go on? */
-DEV void begin_plan(const struct route &r)
+/*
+ * By one thread, if not all is as it should be: why. Apart, since it hardly ever runs; and r by value, as
+ * it would lie in memory otherwise, from which all that is known of the operation would be fetched.
+ */
+__device__ __noinline__ struct moeep_dev_result
+find_fault(struct route r, const struct moeep_dev_entry *giver, const struct verdict &verdict,
+	   struct known known)
 {
-	const struct moeep_dev_route &route = r.route;
+	int rank = verdict.differs;
+
+	if (verdict.no_x < INT32_MAX) {
+		return {MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_NO_X, verdict.no_x,
+			head_of(r, verdict.no_x)->num_tokens, -1};
+	}
+	if (rank < INT32_MAX) {
+		int field = 0;
+
+#pragma unroll 1
+		while (differs(r, head_of(r, 0), giver, head_of(r, rank), field) == 0) {
+			field++;
+		}
+		return {MOEEP_ERR_MISMATCH, MOEEP_DEV_DETAIL_FIELD, field, rank,
+			field_of(r, head_of(r, rank), field)};
+	}
+	if ((r.combine || r.cached) && !known.valid) {
+		return {MOEEP_ERR_STATE, MOEEP_DEV_DETAIL_NO_ROUTE, 0, 0, 0};
+	}
+	if (r.combine && known.overflow) {
+		return {MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_OVERFLOW, 0, 0, 0};
+	}
+	if (r.combine && r.p.weighted && !known.weighted) {
+		return {MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_WEIGHTS, 0, 0, 0};
+	}
+	if (verdict.handle < INT32_MAX) {
+		return {MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_HANDLE, verdict.handle,
+			r.ends.total[verdict.handle], head_of(r, verdict.handle)->max_recv};
+	}
+	return {MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0};
+}
+
+/* By one thread, what the verdict on all ranks comes to. */
+DEV void make_plan(const struct route &r, const struct moeep_dev_entry *giver,
+		   const struct verdict &verdict, const struct known &known)
+{
 	struct moeep_dev_plan *plan = r.plan;
-	/* On their way while entries are compared. */
-	bool valid = route.state->valid != 0;
-	bool overflow = route.state->overflow != 0;
-	bool weighted = route.state->weighted != 0;
+	bool fault = verdict.no_x < INT32_MAX || verdict.differs < INT32_MAX ||
+		     verdict.handle < INT32_MAX || ((r.combine || r.cached) && !known.valid) ||
+		     (r.combine && (known.overflow || (r.p.weighted && !known.weighted)));
 
 	plan->epoch = r.epoch;
 	plan->topk = r.p.entry.topk;
-	plan->move = 0;
-	check_agreement(r, plan);
-	if (plan->code != MOEEP_OK) {
-		return;
+	plan->given = giver->given;
+	plan->scale_count = giver->scale_count;
+	plan->scale_dtype = giver->scale_dtype;
+	plan->result = {MOEEP_OK, MOEEP_DEV_DETAIL_NONE, 0, 0, 0};
+	if (fault) {
+		plan->result = find_fault(r, giver, verdict, known);
 	}
-	if ((r.combine || r.cached) && !valid) {
-		plan->code = MOEEP_ERR_STATE;
-		plan->result = moeep_dev_result{MOEEP_ERR_STATE, MOEEP_DEV_DETAIL_NO_ROUTE, 0, 0, 0};
-	} else if (r.combine && overflow) {
-		plan->code = MOEEP_ERR_CAPACITY;
-		plan->result = moeep_dev_result{MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_OVERFLOW, 0, 0, 0};
-	} else if (r.combine && r.p.weighted && !weighted) {
-		plan->code = MOEEP_ERR_INVALID;
-		plan->result = moeep_dev_result{MOEEP_ERR_INVALID, MOEEP_DEV_DETAIL_WEIGHTS, 0, 0, 0};
-	} else if (r.combine) {
-		plan->move = 1;
-	} else {
-		r.route.state->weighted = (plan->given & MOEEP_DEV_GIVEN_WEIGHTS) != 0;
+	plan->code = plan->result.code;
+	plan->move = plan->code == MOEEP_OK &&
+		     (r.combine || !(r.p.entry.flags & MOEEP_DISPATCH_COUNTS_ONLY));
+	if (plan->move && verdict.rows < INT32_MAX) {
+		/* The operation completes, without the rows that do not fit. */
+		plan->result = {MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_ROWS, verdict.rows,
+				r.ends.needed[verdict.rows], head_of(r, verdict.rows)->capacity};
 	}
+}
+
+/* A peer's memory is not what it should be, and others wait already: that is the end of the comm. */
+DEV bool raise_lost(const struct route &r, const struct verdict &verdict)
+{
+	int rank = verdict.beyond;
+
+	if (verdict.lost < INT32_MAX) {
+		raise(r.c, MOEEP_ERR_STATE, verdict.lost, 6, r.epoch, 0, 0);
+	} else if (rank < INT32_MAX) {
+		raise(r.c, MOEEP_ERR_INVALID, rank, 7, r.epoch,
+		      (uint64_t)(r.route.send_base[rank] + r.route.send_count[rank]),
+		      (uint64_t)head_of(r, rank)->capacity);
+	}
+	return verdict.lost == INT32_MAX && rank == INT32_MAX;
 }
 
 /*
- * All that the other blocks need. run: this rank's tokens for each rank. True if counts are known, for
- * finish_plan().
+ * The plan from what is in the entries, into shared memory only. False: the comm has failed, if the entries
+ * were there.
  */
-DEV bool make_plan(const struct route &r, const int *run, const int *base)
+DEV bool conclude(const struct route &r, const struct group &g, const struct reach &reach,
+		  const struct known &known, bool certain)
 {
-	__shared__ struct shortage shortage;
-	struct moeep_dev_plan *plan = r.plan;
-	struct reach reach = reach_of(r, (int)threadIdx.x);
-	bool counts;
-
-	if (threadIdx.x == 0) {
-		shortage = {INT32_MAX, INT32_MAX};
-		begin_plan(r);
-	}
-	__syncthreads();
-	counts = plan->code == MOEEP_OK && !r.combine;
-	__syncthreads();
-	if (counts && !r.cached) {
-		place_flat(r, run, base, &shortage);
-		if (r.p.entry.row_layout == MOEEP_ROWS_EXPERT_MAJOR) {
-			place_experts(r);
-		}
-	}
-	if (counts) {
-		check_room(r, &shortage);
-		__syncthreads();
-	}
-	if (plan->move && r.combine) {
-		find_sources(r, reach);
-	} else if (plan->move) {
-		find_destinations(r, reach);
-	}
-	return counts;
-}
-
-/* The rest, while the others are at work. */
-DEV void finish_plan(const struct route &r, bool counts)
-{
-	const struct moeep_dev_plan *plan = r.plan;
-
-	if (counts && !r.cached && r.p.entry.row_layout != MOEEP_ROWS_EXPERT_MAJOR) {
-		place_experts(r);
-	}
-	if (counts) {
-		write_counts(r);
-	}
-	if (plan->move && r.combine) {
-		count_traffic(r.c, MOEEP_DEV_COMBINE_ROWS, r.route.send_count, r.p.row_bytes);
-	} else if (plan->move) {
-		uint64_t scales = (uint64_t)plan->scale_count *
-				  (plan->scale_dtype == MOEEP_UE8M0 ? 1 : 4);
-
-		count_traffic(r.c, MOEEP_DEV_DISPATCH_ROWS, r.route.recv_count,
-			      r.p.row_bytes +
-				      (plan->given & MOEEP_DEV_GIVEN_SCALES ? (scales + 15) / 16 * 16 : 0));
-	}
-}
-
-/*
- * All blocks meet: positions are final and the plan is made. made: this block took part in that, as one of
- * `makers`. False: the comm has failed.
- */
-DEV bool meet(const struct route &r, bool made, uint32_t makers)
-{
-	struct moeep_dev_state *state = r.c.state;
+	__shared__ struct verdict verdict;
+	const struct moeep_dev_entry *giver;
 	bool ok = true;
 
-#if HAVE_BULK
-	/* What the engine will write to shared memory comes after what was there. */
-	fence_engine_shared();
-#endif
-	__syncthreads();
-	if (threadIdx.x == 0) {
-		if (made && arrive(&state->ticket[MOEEP_DEV_TICKET_PLANNED], makers)) {
-			/* Pairs with the wait below. */
-			store_release_device(&state->planned, r.epoch);
-		}
-		/* That a peer's memory is not what it should be, block 0 has found and raised. */
-		ok = wait_device(r.c, &state->planned, r.epoch) &&
-		     load_relaxed32(&r.c.comm->dead) == 0;
+	if (g.thread == 0) {
+		verdict = {INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX};
 	}
-	return __syncthreads_and(ok) != 0;
+	read_entries(r, g);
+	group_sync(g);
+	if (expands(r) && !r.cached) {
+		need_choices(r, g);
+		group_sync(g);
+	}
+	giver = giver_of_all(r);
+	judge_ranks(r, g, giver, reach, &verdict);
+	group_sync(g);
+	if (g.thread == 0) {
+		make_plan(r, giver, verdict, known);
+		ok = !certain || !r.plan->move || raise_lost(r, verdict);
+	}
+	return group_all(g, ok);
 }
 
 /*
- * The begin of an operation, by all blocks. shared: [R] running totals, [R] bases, then the counters of
- * experts if they fit. False: the comm has failed.
+ * The same once all entries are there. Before, it is done with what is there of an earlier operation, by
+ * the same instructions, so that these and what else must be fetched are at hand when it counts. False:
+ * the comm has failed.
+ */
+DEV bool conclude_entries(const struct route &r, const struct group &g)
+{
+	const struct moeep_dev_context &c = r.c;
+	const struct moeep_dev_route_state *state = r.route.state;
+	struct reach reach = reach_of(r, g.thread, r.p.entry.place.slot);
+	struct known known = {state->valid != 0, state->overflow != 0, state->weighted != 0};
+	bool ok = true;
+
+#pragma unroll 1
+	for (int pass = 0; pass < 2 && ok; pass++) {
+		if (pass > 0) {
+			/* Pairs with the publication of each rank's entry. */
+			ok = group_wait_all(c, g, c.window.ht_entry_flag, flag_word(r.epoch, 0),
+					    MOEEP_DEV_CALL);
+		}
+		ok = ok && conclude(r, g, reach, known, pass > 0);
+	}
+	return ok;
+}
+
+/*
+ * The routers' part: this rank's entry; of a dispatch positions, final when all entries are there. False: the
+ * comm has failed.
+ */
+DEV bool route_tokens(const struct route &r, const struct group &g)
+{
+	const struct moeep_dev_context &c = r.c;
+
+	if (r.combine && blockIdx.x > 0) {
+		return true;
+	}
+	enter(r, g);
+	if (r.combine) {
+		return true;
+	}
+	if (!group_wait_all(c, g, c.window.ht_entry_flag, flag_word(r.epoch, 0), MOEEP_DEV_CALL)) {
+		return false;
+	}
+	if (!r.cached) {
+		final_positions(r, g);
+	}
+	group_sync(g);
+	if (g.thread == 0 && arrive(&c.state->ticket[MOEEP_DEV_TICKET_PLANNED], gridDim.x)) {
+		/* Pairs with the wait below. */
+		store_release_device(&c.state->planned, r.epoch);
+	}
+	return true;
+}
+
+/*
+ * The begin of an operation, by all blocks: the plan is in *plan, and what it comes to for each rank in
+ * `ends`; of a dispatch all blocks have met behind their positions. combine: a constant, so that each kernel
+ * has only what it needs. global: the plan for a kernel behind this one. False: the comm has failed.
  */
 DEV bool route_begin(const struct moeep_dev_context &c, const struct moeep_dev_route &route,
-		     struct moeep_dev_plan *plan, const struct moeep_dev_ends &ends,
-		     const struct moeep_ht_route_args &p, int *shared)
+		     const struct moeep_ht_route_args &p, bool combine, struct moeep_dev_plan *plan,
+		     struct moeep_dev_plan *global, const struct ends &ends)
 {
 	__shared__ __align__(16) struct moeep_dev_entry heads[HEADS];
-	__shared__ __align__(16) struct moeep_dev_plan draft;
-	struct route r = {c, route, &draft, ends, p, 0, p.entry.op == MOEEP_OP_COMBINE, false, 1, 1, 0, 0,
-			  NULL};
-	int *run = shared;
-	int *base = shared + c.num_ranks;
-	bool makes; /* takes part in the plan */
-	bool counts = false;
-	bool ok = true;
+	struct route r = {c, route, p, plan, ends, heads, 0, combine, false, 0, 0};
+	bool ok;
 
 	r.epoch = (c.state->ht_epoch + 1) & EPOCH_MASK;
-	r.cached = !r.combine && (p.entry.flags & MOEEP_DISPATCH_CACHED) != 0;
-	makes = !r.combine || blockIdx.x == 0;
-	if (makes) {
-		enter(&r, run, base + c.num_ranks);
-		ok = block_wait_all(c, c.window.ht_entry_flag, flag_word(r.epoch, 0),
-				    MOEEP_DEV_CALL, NULL);
+	make_route(&r);
+	if (WARP < MOVERS) {
+		ok = conclude_entries(r, concluders_here());
+	} else {
+		ok = route_tokens(r, routers_here());
 	}
-	if (ok && !r.combine && !r.cached) {
-		sum_bases(r, base);
-		final_positions(r, base);
+	if (ok && !r.combine && threadIdx.x == 0) {
+		ok = wait_device(c, &c.state->planned, r.epoch);
 	}
-	if (ok && blockIdx.x == 0) {
-		read_heads(&r, heads, run);
-		counts = make_plan(r, run, base);
-		if (threadIdx.x < sizeof(draft) / 16) {
-			((uint4 *)plan)[threadIdx.x] = ((const uint4 *)&draft)[threadIdx.x];
-		}
-	}
-	ok = ok && meet(r, makes, r.combine ? 1 : gridDim.x);
-	if (ok && blockIdx.x == 0) {
-		finish_plan(r, counts);
+	ok = __syncthreads_and(ok) != 0;
+	if (ok && blockIdx.x == 0 && WARP >= MOVERS) {
+		finish_plan(r, routers_here(), global);
 	}
 	return ok;
 }

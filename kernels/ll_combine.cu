@@ -293,7 +293,7 @@ DEV void finish(const struct moeep_ll_combine_params &p, uint64_t sent, uint64_t
 	if (p.phases & PHASE_RECV) {
 		/* Pairs with the wait for credit in ll_begin() of each rank. */
 		block_publish(c, c.window.ll_creceived, flag_word(received, 0));
-		count_traffic(c, MOEEP_DEV_COMBINE_ROWS, p.route.send_count, p.partial_bytes);
+		count_traffic(c, whole_block(), MOEEP_DEV_COMBINE_ROWS, p.route.send_count, p.partial_bytes);
 	}
 	if (threadIdx.x != 0) {
 		return;

@@ -73,7 +73,7 @@ DEV bool ll_begin(const struct moeep_dev_context &c, bool send, uint64_t credit,
 	if (!__syncthreads_and(run)) {
 		return false;
 	}
-	if (!block_wait_all(c, credit, expected, MOEEP_DEV_CREDIT, NULL)) {
+	if (!block_wait_all(c, credit, expected, MOEEP_DEV_CREDIT)) {
 		if (threadIdx.x == 0) {
 			put_dead(c);
 		}

@@ -123,10 +123,23 @@ DEV uint64_t clock_ns()
 	return ns;
 }
 
-/* `threads` of the block's threads meet, whole warps, beside those of __syncthreads(). */
-DEV void sync_some(int threads)
+/* `threads` of the block's threads meet, whole warps; number 0 is that of __syncthreads(). */
+DEV void sync_some(int number, int threads)
 {
-	asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+	asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+/* The same; true in all of them if `value` is. */
+DEV bool sync_some_and(int number, int threads, bool value)
+{
+	uint32_t all;
+
+	asm volatile("{.reg .pred p, q; setp.ne.u32 p, %3, 0; bar.red.and.pred q, %1, %2, p;"
+		     " selp.u32 %0, 1, 0, q;}"
+		     : "=r"(all)
+		     : "r"(number), "r"(threads), "r"((uint32_t)value)
+		     : "memory");
+	return all != 0;
 }
 
 /* Elements. */

@@ -311,12 +311,12 @@ template <int UNROLL> DEV void warp_sum(const struct terms &t, const struct sum 
 }
 
 /*
- * The same for two rows of one dtype of 16 bits and nothing else, the usual case between two ranks. All
- * loads of ROUNDS rounds are under way before the first is used.
+ * The same for one row, b_row is NULL then, or two of one dtype of 16 bits and nothing else, the usual cases
+ * between two ranks. All loads of ROUNDS rounds are under way before the first is used.
  */
 #define ROUNDS 7
 template <int DTYPE>
-DEV void warp_sum_two(const char *a_row, const char *b_row, char *out, int first, int last)
+DEV void warp_sum_few(const char *a_row, const char *b_row, char *out, int first, int last)
 {
 #pragma unroll 1
 	for (int base = first + LANE * 8; base < last; base += 256 * ROUNDS) {
@@ -327,6 +327,8 @@ DEV void warp_sum_two(const char *a_row, const char *b_row, char *out, int first
 		for (int i = 0; i < ROUNDS; i++) {
 			if (base + i * 256 < last) {
 				a[i] = load_once16(a_row + (base + i * 256) * 2);
+			}
+			if (b_row && base + i * 256 < last) {
 				b[i] = load_once16(b_row + (base + i * 256) * 2);
 			}
 		}
@@ -337,8 +339,10 @@ DEV void warp_sum_two(const char *a_row, const char *b_row, char *out, int first
 
 			if (base + i * 256 < last) {
 				floats_of({{a[i]}}, DTYPE, total);
-				floats_of({{b[i]}}, DTYPE, values);
-				add_values(total, values);
+				if (b_row) {
+					floats_of({{b[i]}}, DTYPE, values);
+					add_values(total, values);
+				}
 				store_floats(out, DTYPE, base + i * 256, last, total);
 			}
 		}

@@ -25,7 +25,6 @@ static void *piece(struct pieces *pieces, uint64_t bytes)
 struct buffer_pieces {
 	struct moeep_dev_state *state;
 	struct moeep_dev_plan *plan;
-	struct moeep_dev_ends ends;
 	char **windows;
 	int32_t *nodes;
 	uint64_t *traffic;
@@ -40,20 +39,14 @@ static void cut_buffer(const struct moeep_geometry *g, struct pieces *p, struct 
 
 	b->state = piece(p, sizeof(*b->state));
 	b->plan = piece(p, sizeof(*b->plan));
-	b->ends.dst = piece(p, ranks * sizeof(*b->ends.dst));
-	b->ends.src = piece(p, ranks * sizeof(*b->ends.src));
-	b->ends.limit = piece(p, ranks * sizeof(*b->ends.limit));
-	b->ends.staged = piece(p, ranks * sizeof(*b->ends.staged));
-	b->ends.channels = piece(p, ranks * sizeof(*b->ends.channels));
 	b->windows = piece(p, ranks * sizeof(*b->windows));
 	b->nodes = piece(p, ranks * sizeof(*b->nodes));
 	b->traffic = piece(p, ranks * MOEEP_DEV_TRAFFIC * sizeof(*b->traffic));
-	b->scratch.block_total = piece(p, MOEEP_CUDA_BLOCKS * ranks * 4);
-	b->scratch.channel_prefix = piece(p, MOEEP_DEV_CHANNELS * ranks * 4);
+	b->scratch.block_total = piece(p, MOEEP_DEV_BLOCKS * ranks * 4);
 	b->scratch.expert_count = piece(p, experts * 4);
 	b->scratch.hist = NULL;
 	if (local > MOEEP_DEV_HIST) {
-		b->scratch.hist = piece(p, MOEEP_CUDA_BLOCKS * local * 4);
+		b->scratch.hist = piece(p, MOEEP_DEV_BLOCKS * local * 4);
 	}
 	b->scratch.ll_hist = moeep_cuda_ll_counters(g) == 0 ? piece(p, experts * 4) : NULL;
 }
@@ -118,7 +111,6 @@ static void set_context(struct moeep_buffer *buffer, const struct buffer_pieces 
 	int32_t more = g->config.num_experts % g->num_ranks;
 
 	own->plan = b->plan;
-	own->ends = b->ends;
 	own->scratch = b->scratch;
 	own->nodes = b->nodes;
 	own->context = (struct moeep_dev_context){

@@ -6,16 +6,12 @@
 #include "cuda/device.h"
 #include "ep/buffer.h"
 
-/* Most blocks of an operation. */
-#define MOEEP_CUDA_BLOCKS (MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS)
-
 struct moeep_cuda_buffer {
 	CUstream stream; /* MOEEP_STREAM_BUFFER */
 	CUevent last;	 /* behind the operations that were not captured */
 	CUdeviceptr memory;
 	struct moeep_dev_context context; /* all but what a call has of its own */
 	struct moeep_dev_plan *plan;	  /* device */
-	struct moeep_dev_ends ends;	  /* pointers to device memory */
 	struct moeep_dev_scratch scratch; /* pointers to device memory */
 	const int32_t *nodes;		  /* device, [R] */
 	struct moeep_dev_result *result;  /* pinned: of calls without an event */

@@ -28,10 +28,9 @@ static const struct {
 } kernel_table[MOEEP_CUDA_KERNELS] = {
 	[MOEEP_CUDA_LAYOUT] = {"layout", "moeep_kernel_layout", MOEEP_DEV_LL_THREADS},
 	[MOEEP_CUDA_HT_DISPATCH] = {"ht_dispatch", "moeep_kernel_ht_dispatch",
-				    MOEEP_DEV_MOVE_THREADS},
+				    MOEEP_DEV_HT_THREADS},
 	[MOEEP_CUDA_HT_EXPAND] = {"ht_expand", "moeep_kernel_ht_expand", MOEEP_DEV_SUM_THREADS},
-	[MOEEP_CUDA_HT_COMBINE] = {"ht_combine", "moeep_kernel_ht_combine",
-				   MOEEP_DEV_COMBINE_THREADS},
+	[MOEEP_CUDA_HT_COMBINE] = {"ht_combine", "moeep_kernel_ht_combine", MOEEP_DEV_HT_THREADS},
 	[MOEEP_CUDA_LL_DISPATCH] = {"ll_dispatch", "moeep_kernel_ll_dispatch",
 				    MOEEP_DEV_LL_THREADS},
 	[MOEEP_CUDA_LL_COMBINE] = {"ll_combine", "moeep_kernel_ll_combine", MOEEP_DEV_LL_THREADS},

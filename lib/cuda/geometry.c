@@ -84,7 +84,8 @@ void moeep_cuda_lay_out(struct moeep_geometry *g)
 	w->ht_entry_flag = take(&at, ranks * 8);
 	w->ht_record_flag = take(&at, ranks * 8);
 	w->ht_read_flag = take(&at, ranks * 8);
-	w->ht_progress = take(&at, ranks * MOEEP_DEV_CHANNELS * 8);
+	w->ht_progress = take(&at, ranks * MOEEP_DEV_CHANNELS * 16);
+	w->ht_sent = take(&at, ranks * MOEEP_DEV_BLOCKS * 8);
 	w->ll_received = take(&at, ranks * 8);
 	w->ll_creceived = take(&at, ranks * 8);
 	g->device_flags = at;

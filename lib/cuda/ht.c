@@ -7,20 +7,20 @@
 
 /* Pieces of rows that a mover has under way; they are multiples of UNIT. */
 #define LEAST_STAGES 4
-#define MOST_STAGES  8
 #define UNIT	     32
 /* Shared memory for the barriers of all stages. */
 #define ROOM_BARRIERS 2048
 
 struct moeep_cuda_pieces moeep_cuda_cut_rows(const struct moeep_cuda *cuda,
-					     enum moeep_cuda_kernel_id id, uint64_t row_bytes)
+					     enum moeep_cuda_kernel_id id, size_t route_shared,
+					     uint64_t row_bytes)
 {
 	uint64_t room =
 		(uint64_t)(cuda->context->max_shared - cuda->context->kernels[id].static_shared) -
-		ROOM_BARRIERS;
+		route_shared - ROOM_BARRIERS;
 	uint64_t most = room / (MOEEP_DEV_MOVERS * LEAST_STAGES) / UNIT * UNIT;
 	uint64_t count = (row_bytes + most - 1) / most;
-	struct moeep_cuda_pieces p = {.stages = MOST_STAGES};
+	struct moeep_cuda_pieces p = {.stages = MOEEP_DEV_STAGES};
 
 	if (!cuda->context->bulk) {
 		return (struct moeep_cuda_pieces){.bytes = row_bytes, .stages = 2};
@@ -33,24 +33,20 @@ struct moeep_cuda_pieces moeep_cuda_cut_rows(const struct moeep_cuda *cuda,
 	return p;
 }
 
-int moeep_cuda_shares(int senders, int most)
-{
-	int room = MOEEP_DEV_CHANNELS / MOEEP_DEV_MOVERS / (senders > 0 ? senders : 1);
-	int shares = room < most ? room : most;
-
-	return shares < 1 ? 1 : shares;
-}
-
 size_t moeep_cuda_route_shared(const struct moeep_geometry *g)
 {
-	int experts = g->config.num_experts;
+	size_t experts = (size_t)g->config.num_experts;
+	size_t bytes = (size_t)g->num_ranks * MOEEP_DEV_END_BYTES + 4;
 
-	return 4 * (2 * (size_t)g->num_ranks + (experts <= MOEEP_DEV_HIST ? (size_t)experts : 0));
+	/* The stages of movers are aligned. */
+	return moeep_align(bytes + (experts <= MOEEP_DEV_HIST ? 4 * experts : 0), 128);
 }
 
 void moeep_cuda_set_route(const struct moeep_cuda_call *call, struct moeep_ht_route_args *p)
 {
 	const struct moeep_cuda *cuda = call->buffer->comm->cuda;
+
+	p->shared = (int32_t)moeep_cuda_route_shared(&call->buffer->geo);
 
 	p->scratch = call->buffer->cuda->scratch;
 	p->regions = moeep_cuda_pointer(cuda->dev_regions);

@@ -14,12 +14,10 @@ struct moeep_cuda_pieces {
 };
 
 struct moeep_cuda_pieces moeep_cuda_cut_rows(const struct moeep_cuda *cuda,
-					     enum moeep_cuda_kernel_id id, uint64_t row_bytes);
+					     enum moeep_cuda_kernel_id id, size_t route_shared,
+					     uint64_t row_bytes);
 
-/* Channels for each mover of so many blocks that send: as many as there is room for, to `most`. */
-int moeep_cuda_shares(int senders, int most);
-
-/* Shared memory that a block needs to route. */
+/* Shared memory that a block needs for the begin; what moves or sums rows has its own behind it. */
 size_t moeep_cuda_route_shared(const struct moeep_geometry *g);
 
 /* What is the same in the routing of all operations. */

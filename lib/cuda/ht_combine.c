@@ -8,10 +8,13 @@
 /* Measured, see docs/performance-gpu.md. */
 #define COMBINE_BLOCKS 32
 /* Of so many, blocks that send by the copy engine, but no more than fill a link; the others sum. */
-#define COMBINE_SENDERS 10
-#define MOST_SENDERS	12
-#define MOST_SHARES	12
-/* Rows of more elements are summed in two parts; a part is so many, or a multiple. */
+#define COMBINE_SENDERS	 10
+#define MOST_SENDERS	 12
+#define COMBINE_CHANNELS (MOEEP_DEV_CHANNELS / 2)
+/*
+ * Rows of more elements are summed in parts, more of them where all rows are there from the
+ * beginning; a part is a multiple of so many.
+ */
 #define LONG_ROW  4096
 #define PART_UNIT 256
 
@@ -47,7 +50,6 @@ struct combine {
 	int64_t rows; /* from there to the end of the symmetric memory */
 	int blocks;
 	int senders; /* the other blocks sum */
-	int shares;  /* channels for each mover of these */
 	int parts;   /* of a row that is summed */
 	int part;    /* elements */
 	struct moeep_cuda_pieces pieces;
@@ -69,9 +71,9 @@ static struct combine combine_of(struct moeep_buffer *buffer, const struct moeep
 	}
 	k.row_bytes = hidden * moeep_dtype_size(args->dtype);
 	k.staged_bytes = hidden * moeep_dtype_size(k.staged);
-	k.parts = hidden > LONG_ROW ? 2 : 1;
-	k.part = (int)moeep_align((hidden + (uint64_t)k.parts - 1) / (uint64_t)k.parts, PART_UNIT);
-	k.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, k.row_bytes);
+	k.shared = moeep_cuda_route_shared(&buffer->geo);
+	k.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_COMBINE, k.shared,
+				       k.row_bytes);
 	return k;
 }
 
@@ -79,8 +81,9 @@ static struct combine combine_of(struct moeep_buffer *buffer, const struct moeep
 static int deal_combine(struct moeep_cuda_call *call, struct combine *k)
 {
 	struct moeep_comm *comm = call->buffer->comm;
+	uint64_t hidden = (uint64_t)call->buffer->geo.config.hidden;
 	/* Of the ranks' progress, in blocks that sum. */
-	size_t table = (size_t)comm->num_ranks * (4 + MOEEP_DEV_CHANNELS);
+	size_t table = (size_t)comm->num_ranks * (4 + MOEEP_DEV_CHANNELS / 8);
 	int rc;
 
 	if (!k->expert_major) {
@@ -92,11 +95,10 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k)
 		k->place = moeep_cuda_place(call, &place);
 		k->rows = (int64_t)(room / k->row_bytes);
 	}
-	k->shared = moeep_cuda_route_shared(&call->buffer->geo);
-	k->shared = table > k->shared ? table : k->shared;
-	if (!k->in_place && k->pieces.shared > k->shared) {
-		k->shared = k->pieces.shared;
-	}
+	k->parts = hidden <= LONG_ROW ? 1 : k->in_place ? 4 : 2;
+	k->part =
+		(int)moeep_align((hidden + (uint64_t)k->parts - 1) / (uint64_t)k->parts, PART_UNIT);
+	k->shared += !k->in_place && k->pieces.shared > table ? k->pieces.shared : table;
 	rc = moeep_cuda_blocks(call, MOEEP_CUDA_HT_COMBINE, k->shared, COMBINE_BLOCKS, 2,
 			       &k->blocks);
 	if (!k->in_place && comm->cuda->context->bulk && !k->expert_major) {
@@ -107,7 +109,6 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k)
 	} else if (k->args->topk_weights) {
 		k->senders = (k->blocks + 7) / 8; /* of values only */
 	}
-	k->shares = moeep_cuda_shares(k->senders, MOST_SHARES);
 	return rc;
 }
 
@@ -125,8 +126,7 @@ static struct moeep_ht_route_args route_of(const struct moeep_cuda_call *call,
 				.row_layout = call->handle->row_layout,
 				.given = (args->topk_weights ? MOEEP_GIVEN_WEIGHTS : 0) |
 					 (args->x ? MOEEP_GIVEN_X : 0),
-				.channels = (k->senders ? k->senders : 1) * MOEEP_DEV_MOVERS *
-					    k->shares,
+				.channels = COMBINE_CHANNELS,
 				.wants_rows = args->out != NULL,
 				.capacity = k->rows,
 				.place = k->place,
@@ -147,7 +147,6 @@ static int launch_combine(struct moeep_cuda_call *call, const struct combine *k)
 		.c = call->context,
 		.route = call->handle->cuda->route,
 		.plan = call->buffer->cuda->plan,
-		.ends = call->buffer->cuda->ends,
 		.begin = route_of(call, k),
 		.x = args->x,
 		.topk_weights = args->topk_weights,
@@ -161,7 +160,7 @@ static int launch_combine(struct moeep_cuda_call *call, const struct combine *k)
 		.dtype = args->dtype,
 		.staged_dtype = k->staged,
 		.senders = k->senders,
-		.shares = k->shares,
+		.channels = COMBINE_CHANNELS,
 		.parts = k->parts,
 		.part = k->part,
 		.stages = k->pieces.stages,

@@ -8,7 +8,8 @@
 
 /* Measured, see docs/performance-gpu.md. */
 #define DISPATCH_BLOCKS 24
-#define MOST_SHARES	8
+/* Of so many blocks one does not send rows, or half of them if rows have to be copied. */
+#define BLOCKS_OF_RECEIVER 4
 
 /* What a dispatch call is about once the handle's part is known. */
 struct dispatch {
@@ -20,9 +21,11 @@ struct dispatch {
 	bool expert_major;
 	uint64_t row_bytes;
 	bool direct; /* recv_x is written by the peers */
+	bool copies; /* rows come through the window and are copied from there */
 	int blocks;
 	int senders;
-	int shares; /* channels for each mover of these */
+	int64_t each; /* tokens of a channel */
+	int channels;
 	struct moeep_cuda_pieces pieces;
 	size_t shared; /* bytes of a block */
 };
@@ -83,7 +86,8 @@ static struct moeep_dev_entry entry_of(const struct moeep_cuda_call *call, const
 		.topk = d->topk,
 		.row_layout = d->expert_major ? MOEEP_ROWS_EXPERT_MAJOR : MOEEP_ROWS_FLAT,
 		.alignment = args->expert_alignment ? args->expert_alignment : 1,
-		.channels = d->senders * MOEEP_DEV_MOVERS * d->shares,
+		.channels = d->channels,
+		.senders = d->senders,
 		.wants_rows = args->recv_x != NULL,
 		.num_tokens = d->num_tokens,
 		.capacity = args->capacity,
@@ -163,18 +167,19 @@ static int launch_dispatch(struct moeep_cuda_call *call, const struct dispatch *
 		.c = call->context,
 		.route = call->handle->cuda->route,
 		.plan = call->buffer->cuda->plan,
-		.ends = call->buffer->cuda->ends,
 		.begin = route_of(call, d, place),
 		.x = args->x,
 		.row_bytes = d->row_bytes,
 		.piece = d->pieces.bytes,
 		.num_tokens = d->num_tokens,
 		.senders = d->senders,
-		.shares = d->shares,
+		.channels = d->channels,
+		.each = (int32_t)d->each,
 		.stages = d->pieces.stages,
 		.bulk = call->buffer->comm->cuda->context->bulk,
 		.expert_major = d->expert_major,
 		.last = !d->expert_major || d->counts_only,
+		.copies = d->copies,
 		.call_flags = args->flags,
 		.capacity = args->capacity,
 		.recv_x = args->recv_x,
@@ -213,13 +218,19 @@ static int launch_expand(struct moeep_cuda_call *call, const struct dispatch *d)
 				 local <= MOEEP_DEV_HIST ? 4 * (size_t)local : 0, &p);
 }
 
-/*
- * Movers claim channels one after the other, so there are more of these than movers. Beyond 32
- * ranks, to which a mover sends 32 at a time, each has one of its own.
- */
-static int shares_of(int num_ranks, int senders)
+/* What the blocks do, and which tokens make a channel: few, as the last ones decide when all are
+ * through. */
+static void deal_blocks(struct dispatch *d, int num_ranks)
 {
-	return num_ranks > 32 ? 1 : moeep_cuda_shares(senders, MOST_SHARES);
+	int receivers = d->blocks / BLOCKS_OF_RECEIVER;
+
+	d->copies = d->args->recv_x && !d->expert_major && !d->direct && num_ranks > 1;
+	if (d->copies) {
+		receivers = d->blocks * 5 / 12;
+	}
+	d->senders = d->blocks - (receivers > 0 ? receivers : 1);
+	d->each = (d->num_tokens + MOEEP_DEV_CHANNELS - 1) / MOEEP_DEV_CHANNELS;
+	d->channels = d->each > 0 ? (int)((d->num_tokens + d->each - 1) / d->each) : 0;
 }
 
 int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args,
@@ -241,17 +252,13 @@ int moeep_cuda_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 					  (uint64_t)d.args->capacity * d.row_bytes);
 		d.direct = place.region != 0;
 	}
-	d.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_DISPATCH, d.row_bytes);
 	d.shared = moeep_cuda_route_shared(&buffer->geo);
-	d.shared = d.pieces.shared > d.shared ? d.pieces.shared : d.shared;
+	d.pieces = moeep_cuda_cut_rows(buffer->comm->cuda, MOEEP_CUDA_HT_DISPATCH, d.shared,
+				       d.row_bytes);
+	d.shared += d.pieces.shared;
 	rc = moeep_cuda_blocks(&call, MOEEP_CUDA_HT_DISPATCH, d.shared, DISPATCH_BLOCKS, 2,
 			       &d.blocks);
-	/* Rows for ordinary memory come through the window, and some blocks copy them from there.
-	 */
-	d.senders = d.args->recv_x && !d.expert_major && !d.direct && buffer->geo.num_ranks > 1
-			    ? (d.blocks + 1) / 2
-			    : d.blocks;
-	d.shares = shares_of(buffer->geo.num_ranks, d.senders);
+	deal_blocks(&d, buffer->geo.num_ranks);
 	if (rc == MOEEP_OK) {
 		rc = launch_dispatch(&call, &d, &place);
 	}

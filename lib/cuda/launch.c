@@ -127,7 +127,7 @@ int moeep_cuda_blocks(const struct moeep_cuda_call *call, enum moeep_cuda_kernel
 	int asked =
 		call->launch->num_sms ? call->launch->num_sms : call->buffer->geo.config.num_sms;
 	int resident = moeep_cuda_resident(cuda, id, shared_bytes);
-	int most = resident < MOEEP_CUDA_BLOCKS ? resident : MOEEP_CUDA_BLOCKS;
+	int most = resident < MOEEP_DEV_BLOCKS ? resident : MOEEP_DEV_BLOCKS;
 
 	if (asked < 0) {
 		return moeep_fail(MOEEP_ERR_INVALID, "launch.num_sms is %d", asked);

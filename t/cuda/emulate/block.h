@@ -55,7 +55,7 @@ struct block {
 	void *stack_pointer;	     /* of the scheduler */
 	struct fiber *first, **last; /* that can run */
 	struct warp warps[EMULATED_THREADS / 32];
-	struct meeting meetings[2];
+	struct meeting meetings[3];
 	struct emulated_copy *loads;
 	const struct emulated_kernel *kernel;
 	const void *params;

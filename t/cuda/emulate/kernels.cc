@@ -3,6 +3,7 @@
 #include "t/cuda/emulate/ptx.h"
 
 /* What several of them include is known before, so that a namespace does not have it for itself. */
+#include "kernels/ht_landed.cuh"
 #include "kernels/ht_plan.cuh"
 #include "kernels/ll_common.cuh"
 
@@ -44,8 +45,8 @@ template <typename P, void kernel(P)> static void run(const void *params)
 	}
 
 const struct emulated_kernel emulated_kernels[] = {
-	KERNEL(ht_combine, moeep_ht_combine_params, MOEEP_DEV_COMBINE_THREADS),
-	KERNEL(ht_dispatch, moeep_ht_dispatch_params, MOEEP_DEV_MOVE_THREADS),
+	KERNEL(ht_combine, moeep_ht_combine_params, MOEEP_DEV_HT_THREADS),
+	KERNEL(ht_dispatch, moeep_ht_dispatch_params, MOEEP_DEV_HT_THREADS),
 	KERNEL(ht_expand, moeep_ht_expand_params, MOEEP_DEV_SUM_THREADS),
 	KERNEL(layout, moeep_layout_params, MOEEP_DEV_LL_THREADS),
 	KERNEL(ll_combine, moeep_ll_combine_params, MOEEP_DEV_LL_THREADS),

@@ -125,9 +125,14 @@ DEV int __syncthreads_and(int value)
 	return emulated_sync(0, "__syncthreads_and", (int)blockDim.x, value != 0);
 }
 
-DEV void sync_some(int threads)
+DEV void sync_some(int number, int threads)
 {
-	emulated_sync(1, "bar.sync 1", threads, true);
+	emulated_sync(number, "bar.sync", threads, true);
+}
+
+DEV bool sync_some_and(int number, int threads, bool value)
+{
+	return emulated_sync(number, "bar.red.and", threads, value);
 }
 
 DEV void __syncwarp(uint32_t mask = 0xffffffffu)
@@ -231,6 +236,11 @@ DEV void __nanosleep(unsigned int)
 }
 
 /* Memory. The host's processors order more than a GPU: fences are not what is tested. */
+
+DEV void __threadfence()
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
 
 DEV void __threadfence_block()
 {
