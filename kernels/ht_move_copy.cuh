@@ -47,16 +47,21 @@ DEV bool take_channel(const struct job &j, const struct tour &t, bool wait, stru
 	const struct moeep_dev_context &c = j.p.c;
 	const uint64_t *word = progress_at(c, c.rank, t.source, t.channel);
 	uint64_t expected = flag_word(j.plan.epoch, 0);
-	uint64_t seen = load_relaxed(word);
+	uint4 v = load_whole16((const char *)word);
+	uint64_t seen = (uint64_t)v.y << 32 | v.x;
 
-	if (!flag_reached(seen, expected) && !wait) {
+	if (flag_reached(seen, expected)) {
+		/* As at the end of a wait. */
+		(void)load_acquire(word);
+	} else if (!wait) {
 		return false;
-	}
-	if (!wait_word<true>(c, word, expected, t.source, MOEEP_DEV_ROWS, &seen)) {
+	} else if (wait_word<true>(c, word, expected, t.source, MOEEP_DEV_ROWS, &seen)) {
+		v = load_whole16((const char *)word);
+	} else {
 		*ok = false;
 		return false;
 	}
-	a->row = load_whole16((const char *)word).z;
+	a->row = v.z;
 	a->end = a->row + (int64_t)(seen & ((UINT64_C(1) << 24) - 1));
 	return true;
 }

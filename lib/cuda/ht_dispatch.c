@@ -8,8 +8,15 @@
 
 /* Measured, see docs/performance-gpu.md. */
 #define DISPATCH_BLOCKS 24
-/* Of so many blocks one does not send rows, or half of them if rows have to be copied. */
+/* Of so many blocks one does not send rows. */
 #define BLOCKS_OF_RECEIVER 4
+/* If rows have to be copied: of so many, blocks that copy them, and no more senders than fill a
+ * link. */
+#define COPY_BLOCKS  24
+#define COPIERS	     10
+#define MOST_SENDERS 14
+/* Then a channel is waited for and copied as one, so it has so many bytes at least. */
+#define COPIED_CHANNEL (28u << 10)
 
 /* What a dispatch call is about once the handle's part is known. */
 struct dispatch {
@@ -224,12 +231,17 @@ static void deal_blocks(struct dispatch *d, int num_ranks)
 {
 	int receivers = d->blocks / BLOCKS_OF_RECEIVER;
 
+	d->each = (d->num_tokens + MOEEP_DEV_CHANNELS - 1) / MOEEP_DEV_CHANNELS;
 	d->copies = d->args->recv_x && !d->expert_major && !d->direct && num_ranks > 1;
 	if (d->copies) {
-		receivers = d->blocks * 5 / 12;
+		int64_t least = (int64_t)(COPIED_CHANNEL / d->row_bytes);
+
+		d->each = d->each < least ? least : d->each;
+		receivers = d->blocks * COPIERS / COPY_BLOCKS;
+		receivers =
+			receivers < d->blocks - MOST_SENDERS ? d->blocks - MOST_SENDERS : receivers;
 	}
 	d->senders = d->blocks - (receivers > 0 ? receivers : 1);
-	d->each = (d->num_tokens + MOEEP_DEV_CHANNELS - 1) / MOEEP_DEV_CHANNELS;
 	d->channels = d->each > 0 ? (int)((d->num_tokens + d->each - 1) / d->each) : 0;
 }
 
