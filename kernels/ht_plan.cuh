@@ -43,8 +43,10 @@ find_fault(struct route r, const struct moeep_dev_entry *giver, const struct ver
 	if (rank < INT32_MAX) {
 		int field = 0;
 
+		/* Of an entry that is being written nothing holds for long. */
 #pragma unroll 1
-		while (differs(r, head_of(r, 0), giver, head_of(r, rank), field) == 0) {
+		while (field < FIELDS - 1 &&
+		       differs(r, head_of(r, 0), giver, head_of(r, rank), field) == 0) {
 			field++;
 		}
 		return {MOEEP_ERR_MISMATCH, MOEEP_DEV_DETAIL_FIELD, field, rank,
