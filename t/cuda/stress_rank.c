@@ -33,8 +33,9 @@ struct unit {
 	int32_t *src_rank;
 	int32_t *count;
 	int64_t *num_recv;
-	bool direct; /* into the lane's symmetric block */
-	int passes;  /* combines that this round has for it */
+	bool direct;   /* into the lane's symmetric block */
+	bool in_place; /* x of its combines is in the lane's symmetric answers */
+	int passes;    /* combines that this round has for it */
 };
 
 enum call { DISPATCH, COMBINE };
@@ -53,6 +54,7 @@ struct lane {
 	moeep_stream_t stream;
 	CUstream own; /* or NULL */
 	struct op_block block;
+	struct op_block answers; /* [STRESS_PASSES] of most_rows() */
 	struct unit units[UNITS];
 	struct step steps[CALLS];
 	int num_steps;
@@ -131,6 +133,12 @@ static void unit_close(struct unit *u)
 	util_free(u->num_recv);
 }
 
+/* Flat rows that a rank can get. */
+static int64_t most_rows(const struct stress *s)
+{
+	return (int64_t)s->num_ranks * s->max_tokens;
+}
+
 static int lane_open(struct run *r, struct lane *lane, int index)
 {
 	const struct stress *s = r->s;
@@ -152,7 +160,9 @@ static int lane_open(struct run *r, struct lane *lane, int index)
 	RANK_TRY(moeep_buffer_create(lane->comm, &config, &lane->buffer));
 	RANK_TRY(moeep_event_create(lane->comm, 0, &lane->event));
 	RANK_DO(op_block_make(&lane->block, lane->comm, kind, 1u << kind,
-			      (size_t)(s->num_ranks * s->max_tokens + 1) * row_bytes(s)));
+			      (size_t)(most_rows(s) + 1) * row_bytes(s)));
+	RANK_DO(op_block_make(&lane->answers, lane->comm, kind, 1u << kind,
+			      STRESS_PASSES * (size_t)most_rows(s) * row_bytes(s)));
 	for (int i = 0; i < UNITS; i++) {
 		RANK_DO(unit_open(s, &lane->units[i], i, lane->buffer));
 	}
@@ -168,6 +178,7 @@ static int lane_close(struct run *r, struct lane *lane)
 	for (int i = 0; i < UNITS; i++) {
 		unit_close(&lane->units[i]);
 	}
+	op_block_free(&lane->answers, lane->comm);
 	op_block_free(&lane->block, lane->comm);
 	RANK_TRY(moeep_event_destroy(lane->event));
 	RANK_TRY(moeep_buffer_destroy(lane->buffer));
@@ -307,6 +318,35 @@ static int poison(struct run *r, struct lane *lane, struct unit *u)
 	return u->direct ? op_block_push(&lane->block) : 0;
 }
 
+/* Where x of a combine in place is, at the lane's answers. */
+static size_t answers_at(const struct stress *s, int pass)
+{
+	return (size_t)pass * (size_t)most_rows(s) * row_bytes(s);
+}
+
+static int bring_answers(struct run *r, struct lane *lane, const struct unit *u)
+{
+	for (int pass = 0; pass < u->passes; pass++) {
+		memcpy(lane->answers.host + answers_at(r->s, pass),
+		       stress_answers(r->s, &u->draw, r->rank, pass),
+		       (size_t)u->plan->num_rows * row_bytes(r->s));
+	}
+	return op_block_push(&lane->answers);
+}
+
+/* x is the caller's again when the combine has ended: it writes there at once, on the same stream.
+ */
+static int spoil_answers(struct run *r, const struct lane *lane, const struct unit *u, int pass)
+{
+	CUdeviceptr at = (CUdeviceptr)(uintptr_t)lane->answers.memory + answers_at(r->s, pass);
+	size_t bytes = (size_t)u->plan->num_rows * row_bytes(r->s);
+
+	if (u->in_place && lane->own && bytes > 0) {
+		TRY_CU(r->cu, cuMemsetD8Async(at, 0xff, bytes, lane->own));
+	}
+	return 0;
+}
+
 static int prepare(struct run *r, struct lane *lane, int index)
 {
 	choose_steps(r, lane, index);
@@ -323,7 +363,11 @@ static int prepare(struct run *r, struct lane *lane, int index)
 		stress_plan_make(r->s, &u->draw, r->rank, u->plan);
 		/* Ranks choose for themselves. */
 		u->direct = u->draw.kind == STRESS_FLAT && rng_chance(&r->rng, 30);
+		u->in_place = u->draw.kind == STRESS_FLAT && rng_chance(&r->rng, 50);
 		RANK_DO(poison(r, lane, u));
+		if (u->in_place) {
+			RANK_DO(bring_answers(r, lane, u));
+		}
 	}
 	return 0;
 }
@@ -352,7 +396,8 @@ static int ht_call(struct run *r, struct lane *lane, struct unit *u, const struc
 	moeep_combine_args_t combine = {
 		.size = sizeof(combine),
 		.flags = expert ? MOEEP_COMBINE_WEIGHTED : 0,
-		.x = stress_answers(s, d, r->rank, step->pass),
+		.x = u->in_place ? (char *)lane->answers.memory + answers_at(s, step->pass)
+				 : (const void *)stress_answers(s, d, r->rank, step->pass),
 		.topk_weights = d->values ? stress_values(s, d, r->rank) : NULL,
 		.out = u->out[step->pass],
 		.out_topk_weights = d->values ? u->out_values[step->pass] : NULL,
@@ -421,7 +466,7 @@ static int start(struct run *r, struct lane *lane, int index)
 	lane->status[index] = UNSET;
 	RANK_TRY(step->unit == 0 ? ht_call(r, lane, u, step, &launch)
 				 : ll_call(r, lane, u, step, &launch));
-	return 0;
+	return step->call == COMBINE ? spoil_answers(r, lane, u, step->pass) : 0;
 }
 
 static int check_row(const struct run *r, const struct unit *u, const uint16_t *got,
