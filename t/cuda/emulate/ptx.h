@@ -8,6 +8,7 @@
 #define MOEEP_KERNELS_PTX_CUH
 
 #include <math.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <time.h>
@@ -303,16 +304,33 @@ DEV uint64_t load_acquire(const uint64_t *word)
 }
 
 /* The last part is the epoch, which is there last: kernels never overwrite a word before it was read. */
+/* Nobody sees a part of 16 bytes, wherever in them the epoch is that says whether they have come. */
+static int whole_taken;
+
+DEV void whole_take()
+{
+	while (__atomic_exchange_n(&whole_taken, 1, __ATOMIC_ACQUIRE)) {
+		sched_yield();
+	}
+}
+
+DEV void whole_leave()
+{
+	__atomic_store_n(&whole_taken, 0, __ATOMIC_RELEASE);
+}
+
 DEV uint4 load_whole16(const char *from)
 {
 	const uint32_t *part = (const uint32_t *)from;
 	uint4 v;
 
 	emulated_yield();
+	whole_take();
 	v.w = __atomic_load_n(&part[3], __ATOMIC_ACQUIRE);
 	v.x = __atomic_load_n(&part[0], __ATOMIC_RELAXED);
 	v.y = __atomic_load_n(&part[1], __ATOMIC_RELAXED);
 	v.z = __atomic_load_n(&part[2], __ATOMIC_RELAXED);
+	whole_leave();
 	return v;
 }
 
@@ -320,10 +338,12 @@ DEV void store_whole16(char *to, uint32_t x, uint32_t y, uint32_t z, uint32_t w)
 {
 	uint32_t *part = (uint32_t *)to;
 
+	whole_take();
 	__atomic_store_n(&part[0], x, __ATOMIC_RELAXED);
 	__atomic_store_n(&part[1], y, __ATOMIC_RELAXED);
 	__atomic_store_n(&part[2], z, __ATOMIC_RELAXED);
 	__atomic_store_n(&part[3], w, __ATOMIC_RELEASE);
+	whole_leave();
 }
 
 DEV uint32_t load_relaxed32(const uint32_t *word)
