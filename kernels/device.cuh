@@ -27,6 +27,11 @@ DEV uint64_t flag_word(uint64_t epoch, uint64_t count)
 	return epoch << 24 | count;
 }
 
+DEV int64_t flag_count(uint64_t word)
+{
+	return (int64_t)(word & ((UINT64_C(1) << 24) - 1));
+}
+
 DEV bool flag_reached(uint64_t seen, uint64_t expected)
 {
 	return (int64_t)(seen - expected) >= 0;
@@ -202,18 +207,22 @@ DEV bool wait_device(const struct moeep_dev_context &c, const uint64_t *word, ui
 	return true;
 }
 
+/* Was a ticket the last of `total`? Then the next kernel finds its counter at zero. */
+DEV bool took_last(uint32_t *ticket, uint32_t before, uint32_t total)
+{
+	if (before == total - 1) {
+		*(volatile uint32_t *)ticket = 0;
+	}
+	return before == total - 1;
+}
+
 /*
  * One thread takes a ticket; true for the last of `total`. Release and acquire between the blocks of this
  * GPU: what they wrote elsewhere is covered by the store_release() that follows, as order passes on.
  */
 DEV bool arrive(uint32_t *ticket, uint32_t total)
 {
-	uint32_t before = add_ticket(ticket);
-
-	if (before == total - 1) {
-		*(volatile uint32_t *)ticket = 0; /* for the next kernel */
-	}
-	return before == total - 1;
+	return took_last(ticket, add_ticket(ticket), total);
 }
 
 /*
@@ -222,12 +231,7 @@ DEV bool arrive(uint32_t *ticket, uint32_t total)
  */
 DEV bool count_in(uint32_t *ticket, uint32_t total)
 {
-	uint32_t before = atomicAdd(ticket, 1u);
-
-	if (before == total - 1) {
-		*(volatile uint32_t *)ticket = 0;
-	}
-	return before == total - 1;
+	return took_last(ticket, atomicAdd(ticket, 1u), total);
 }
 
 /*
@@ -288,8 +292,8 @@ DEV void put_result(const struct moeep_dev_context &c, int code, int detail, int
 }
 
 /* Something is wrong with the caller's data: the operation completes, and this is its result. */
-__device__ __noinline__ void note_bad(const struct moeep_dev_context &c, int code, int detail, int64_t a, int64_t b,
-		  int64_t v)
+__device__ __noinline__ void note_bad(const struct moeep_dev_context &c, int code, int detail,
+				      int64_t a, int64_t b, int64_t v)
 {
 	if (atomicCAS(&c.state->bad_claim, 0u, 1u) == 0u) {
 		volatile struct moeep_dev_result *bad = &c.state->bad;

@@ -231,7 +231,6 @@ DEV bool next_channel(const struct job &j, struct cursor *c, struct landed *land
 	uint32_t channel = claimed(*ahead);
 
 	*ahead = claim_ahead(&j.p.c.state->claimed_channels);
-
 	if (channel >= (uint32_t)j.p.channels) {
 		return false;
 	}

@@ -53,15 +53,16 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_HT_THREADS, 1)
 		return;
 	}
 	const struct job j = {p, plan, ends};
-	if (WARP < MOVERS && part_of(p.senders).sends) {
+	const bool moves = WARP < MOVERS && part_of(p.senders).sends;
+
+	if (moves) {
 		m.claim = claim_ahead(&c.state->claimed_channels);
 	}
 #if HAVE_BULK
 	if (p.bulk && WARP < MOVERS) {
 		r = ring_of(shared + p.begin.shared, MOVERS, (uint32_t)p.piece, p.stages);
 	}
-	if (p.bulk && WARP < MOVERS && part_of(p.senders).sends &&
-	    !(p.call_flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
+	if (p.bulk && moves && !(p.call_flags & MOEEP_DISPATCH_COUNTS_ONLY)) {
 		/* They are at hand when it is known where they go. */
 		load_rows(j, &landed, r, &m);
 	}

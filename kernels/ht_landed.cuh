@@ -10,7 +10,7 @@
 
 /* Pieces of rows between two looks at how far a mover has come. */
 #define REPORT 2
-/* Channels that a mover can have claimed and the reporter not told, in both powers of two. */
+/* Channels that a mover can have claimed and the reporter not told. */
 #define CLAIMS 64
 /* Groups of copies after which a piece is taken to have landed without waiting for it much. */
 #define LANDED_LAG 6

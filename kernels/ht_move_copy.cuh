@@ -62,7 +62,7 @@ DEV bool take_channel(const struct job &j, const struct tour &t, bool wait, stru
 		return false;
 	}
 	a->row = v.z;
-	a->end = a->row + (int64_t)(seen & ((UINT64_C(1) << 24) - 1));
+	a->end = a->row + flag_count(seen);
 	return true;
 }
 

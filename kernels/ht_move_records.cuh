@@ -45,6 +45,16 @@ DEV void walk_on(struct walk *w)
 	}
 }
 
+/* Where tokens go at a rank; those behind the end nowhere. */
+DEV void positions_of(const struct job &j, int rank, const int64_t (&token)[BATCH], int64_t end,
+		      int (&position)[BATCH])
+{
+#pragma unroll
+	for (int b = 0; b < BATCH; b++) {
+		position[b] = token[b] < end ? position_of(j, rank, token[b]) : -1;
+	}
+}
+
 /* Choices and weights, and the token's number, of tokens [begin, end), by threads of a block. */
 DEV void send_choices(const struct job &j, int64_t begin, int64_t end, int thread, int step)
 {
@@ -73,10 +83,7 @@ DEV void send_choices(const struct job &j, int64_t begin, int64_t end, int threa
 		for (int rank = 0; rank < c.num_ranks; rank++) {
 			int position[BATCH];
 
-#pragma unroll
-			for (int b = 0; b < BATCH; b++) {
-				position[b] = token[b] < end ? position_of(j, rank, token[b]) : -1;
-			}
+			positions_of(j, rank, token, end, position);
 #pragma unroll
 			for (int b = 0; b < BATCH; b++) {
 				if (position[b] < 0) {
@@ -117,10 +124,7 @@ DEV void send_wide_scales(const struct job &j, int64_t begin, int64_t end, int t
 		for (int rank = 0; rank < c.num_ranks; rank++) {
 			int position[BATCH];
 
-#pragma unroll
-			for (int b = 0; b < BATCH; b++) {
-				position[b] = token[b] < end ? position_of(j, rank, token[b]) : -1;
-			}
+			positions_of(j, rank, token, end, position);
 #pragma unroll
 			for (int b = 0; b < BATCH; b++) {
 				if (position[b] >= 0) {
@@ -268,8 +272,9 @@ DEV void fill_tail(const struct job &j, int64_t thread, int64_t step)
 {
 	const struct moeep_ht_dispatch_params &p = j.p;
 	int topk = j.plan.topk;
+	int64_t rows = j.ends.first[p.c.num_ranks];
 
-	for (int64_t i = (int64_t)j.ends.first[p.c.num_ranks] * topk + thread; i < p.capacity * topk; i += step) {
+	for (int64_t i = rows * topk + thread; i < p.capacity * topk; i += step) {
 		if (p.recv_topk_idx && p.begin.topk_dtype == MOEEP_INT32) {
 			((int32_t *)p.recv_topk_idx)[i] = -1;
 		} else if (p.recv_topk_idx) {
@@ -279,7 +284,7 @@ DEV void fill_tail(const struct job &j, int64_t thread, int64_t step)
 			p.recv_topk_weights[i] = 0.0f;
 		}
 	}
-	for (int64_t row = (int64_t)j.ends.first[p.c.num_ranks] + thread; row < p.capacity; row += step) {
+	for (int64_t row = rows + thread; row < p.capacity; row += step) {
 		if (p.recv_src_token) {
 			p.recv_src_token[row] = -1;
 		}

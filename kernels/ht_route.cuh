@@ -135,10 +135,7 @@ DEV void read_weights(const struct route &r, const struct group &g)
 	}
 }
 
-/*
- * Number the rows of this block's tokens for each rank, from 0: `run` [R] ends as the totals. What
- * comes before each channel's first token is noted.
- */
+/* Number the rows of this block's tokens for each rank, from 0: `run` [R] ends as the totals. */
 DEV void number_tokens(const struct route &r, const struct group &g, int *hist)
 {
 	const struct moeep_dev_context &c = r.c;

@@ -334,8 +334,7 @@ static int bring_answers(struct run *r, struct lane *lane, const struct unit *u)
 	return op_block_push(&lane->answers);
 }
 
-/* x is the caller's again when the combine has ended: it writes there at once, on the same stream.
- */
+/* x is the caller's again when the combine has ended: it writes there at once, in stream order. */
 static int spoil_answers(struct run *r, const struct lane *lane, const struct unit *u, int pass)
 {
 	CUdeviceptr at = (CUdeviceptr)(uintptr_t)lane->answers.memory + answers_at(r->s, pass);
@@ -386,7 +385,7 @@ static int ht_call(struct run *r, struct lane *lane, struct unit *u, const struc
 		.topk_idx = s->choices[r->rank] + d->choice_at[r->rank],
 		.topk_weights = expert ? s->weights[r->rank] + d->choice_at[r->rank] : NULL,
 		.row_layout = expert ? MOEEP_ROWS_EXPERT_MAJOR : MOEEP_ROWS_FLAT,
-		.capacity = expert ? room(s, 0) : (int64_t)s->num_ranks * s->max_tokens,
+		.capacity = expert ? room(s, 0) : most_rows(s),
 		.recv_x = rows_of(lane, u, false),
 		.recv_topk_weights = expert ? u->recv_weights : NULL,
 		.recv_src_token = u->src_token,
