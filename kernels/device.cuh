@@ -139,6 +139,20 @@ DEV bool wait_word(const struct moeep_dev_context &c, const uint64_t *word, uint
 	}
 }
 
+/*
+ * Words of shared memory that a block's warps hand to each other without a barrier. They are written by an atomic:
+ * compute-sanitizer takes any other store, volatile or with release, for a race.
+ */
+DEV void hand_over(int *word, int value)
+{
+	atomicExch(word, value);
+}
+
+DEV int handed(const int *word)
+{
+	return *(const volatile int *)word;
+}
+
 /* Some of a block's warps, which have a barrier of their own. */
 struct group {
 	int thread; /* which of them this is */
@@ -235,44 +249,49 @@ DEV bool count_in(uint32_t *ticket, uint32_t total)
 }
 
 /*
- * True in all threads of the block that arrives last of `total`. What the other blocks wrote
- * before they arrived is seen after.
+ * By all blocks when they have done their part: true in all threads of the last one, for which the others have
+ * read all that they had to read. What they have written it may not see: the kernel's end waits for that, and
+ * whoever wrote something for the last block has a fence behind it. The next kernel's blocks may come, as
+ * nothing here waits for a rank any more that is not under way.
  */
 DEV bool last_block(uint32_t *ticket, uint32_t total)
 {
-	__shared__ bool last;
+	bool last = false;
 
 	__syncthreads();
 	if (threadIdx.x == 0) {
-		last = arrive(ticket, total);
+		launch_next();
+		last = count_in(ticket, total);
 	}
-	__syncthreads();
-	return last;
+	return !__syncthreads_and(!last);
 }
 
-/* The same of a group of each block. */
+/*
+ * True in all threads of the group that arrives last of those of `total` blocks. What the others wrote before
+ * they arrived is seen after.
+ */
 DEV bool last_group(const struct group &g, uint32_t *ticket, uint32_t total)
 {
-	__shared__ bool last;
+	bool last = false;
 
 	group_sync(g);
 	if (g.thread == 0) {
 		last = arrive(ticket, total);
 	}
-	group_sync(g);
-	return last;
+	return !group_all(g, !last);
 }
 
 /*
- * All that the last block has to say to its peers: one flag in each window. Not by the first warp, whose
- * first thread has the result to write meanwhile.
+ * All that the last block has to say to its peers: one flag in each window, that this rank has read what they
+ * wrote. Nothing is released, as what has been read is in registers or on its way to memory: a release would
+ * wait until it is there. Not by the first warp, whose first thread has the result to write meanwhile.
  */
 DEV void block_publish(const struct moeep_dev_context &c, uint64_t array, uint64_t word)
 {
 	int first = WARP > 0 ? (int)threadIdx.x - 32 : c.num_ranks;
 
 	for (int rank = first; rank < c.num_ranks; rank += (int)blockDim.x - 32) {
-		store_release(flag_at(c, rank, array, c.rank), word);
+		store_relaxed(flag_at(c, rank, array, c.rank), word);
 	}
 }
 
@@ -357,6 +376,7 @@ DEV bool may_run(const struct moeep_dev_context &c)
 /* Begin of a kernel. False, in all threads of the block: the operation is not run. */
 DEV bool kernel_begin(const struct moeep_dev_context &c)
 {
+	launch_wait();
 	/* Without `shared` it was launched for the driver to load it, see lib/cuda/context.c. */
 	return c.shared && __syncthreads_and(threadIdx.x != 0 || may_run(c)) != 0;
 }

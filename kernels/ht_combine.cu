@@ -64,6 +64,9 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_HT_THREADS, 1)
 	bool ok;
 
 	landed_init(&landed);
+	if (!part_of(p.senders).sends) {
+		clear_table(shared + p.begin.shared, c.num_ranks);
+	}
 	if (!kernel_begin(c)) {
 		return;
 	}

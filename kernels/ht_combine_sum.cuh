@@ -21,15 +21,23 @@
 
 /* What the watcher tells. */
 struct table {
-	uint32_t *here; /* [R][MOEEP_DEV_CHANNELS / 32] a bit for each channel */
-	int32_t *first; /* [R] the first channel that is missing; the watcher's own */
-	int32_t *failed;
+	int *here;   /* [R][MOEEP_DEV_CHANNELS / 32] a bit for each channel */
+	int *first;  /* [R] the first channel that is missing; the watcher's own */
+	int *failed;
 };
 
-/* Bytes of the table in shared memory: as deal_combine() of lib/cuda asks for. */
-DEV struct table table_of(char *shared, int num_ranks, int32_t *failed)
+/* In shared memory, of as many bytes as deal_combine() of lib/cuda asks for. */
+DEV struct table table_of(char *shared, int num_ranks)
 {
-	return table{(uint32_t *)shared + num_ranks, (int32_t *)shared, failed};
+	return table{(int *)shared + 1 + num_ranks, (int *)shared + 1, (int *)shared};
+}
+
+/* A barrier of the block comes behind it. */
+DEV void clear_table(char *shared, int num_ranks)
+{
+	for (int i = (int)threadIdx.x; i < 1 + num_ranks * (1 + TABLE_WORDS); i += (int)blockDim.x) {
+		((int *)shared)[i] = 0;
+	}
 }
 
 /* Do rows of a rank come while sums are made? Else they are where they are from the beginning. */
@@ -69,7 +77,7 @@ DEV bool look_at_channels(const struct job &j, const struct table &table, int ra
 {
 	const struct moeep_dev_context &c = j.p.c;
 	const uint64_t *words = progress_at(c, c.rank, rank, 0);
-	volatile uint32_t *here = table.here + rank * TABLE_WORDS + first / 32;
+	int *here = table.here + rank * TABLE_WORDS + first / 32;
 	uint64_t zero = flag_word(j.plan.epoch, 0);
 	int channels = channels_used(j, rank);
 	int count = j.p.route.send_count[rank];
@@ -87,7 +95,7 @@ DEV bool look_at_channels(const struct job &j, const struct table &table, int ra
 #pragma unroll
 	for (int i = 0; i < LOOKS; i++) {
 		int channel = first + 32 * i;
-		uint32_t before = first - LANE + 32 * i < channels ? here[i] : ~0u;
+		uint32_t before = first - LANE + 32 * i < channels ? (uint32_t)handed(&here[i]) : ~0u;
 		bool now = channel < channels && !(before >> LANE & 1u);
 		uint64_t rows = now ? (uint64_t)span_of(count, all, channel).count : 0;
 		uint32_t come;
@@ -104,7 +112,7 @@ DEV bool look_at_channels(const struct job &j, const struct table &table, int ra
 		__threadfence_block();
 		come = __ballot_sync(FULL, now);
 		if (come && LANE == 0) {
-			here[i] = before | come;
+			hand_over(&here[i], (int)(before | come));
 		}
 		news = news || come != 0;
 	}
@@ -114,11 +122,11 @@ DEV bool look_at_channels(const struct job &j, const struct table &table, int ra
 /* Past the channels that are there. False: all are. */
 DEV bool pass_channels(const struct job &j, const struct table &table, int rank, int *first)
 {
-	const volatile uint32_t *here = table.here + rank * TABLE_WORDS;
+	const int *here = table.here + rank * TABLE_WORDS;
 	int channels = channels_used(j, rank);
 
 	while (*first < channels) {
-		uint32_t gap = ~here[*first / 32] >> (*first & 31);
+		uint32_t gap = ~(uint32_t)handed(&here[*first / 32]) >> (*first & 31);
 
 		if (gap) {
 			*first += __ffs((int)gap) - 1;
@@ -168,7 +176,7 @@ DEV bool watch_rows(const struct job &j, const struct table &table)
 					missing.seen, &start);
 		}
 		if (!__all_sync(FULL, ok)) {
-			*(volatile int32_t *)table.failed = 1;
+			hand_over(table.failed, 1);
 			return false;
 		}
 		__nanosleep(200);
@@ -202,10 +210,10 @@ DEV bool wait_row(const struct table &table, int rank, int position, const struc
 {
 	int index = position - g.base;
 	int channel = index / g.each;
-	const volatile uint32_t *here = table.here + rank * TABLE_WORDS + channel / 32;
+	const int *here = table.here + rank * TABLE_WORDS + channel / 32;
 
-	while (!(*here >> (channel & 31) & 1u)) {
-		if (*(const volatile int32_t *)table.failed) {
+	while (!((uint32_t)handed(here) >> (channel & 31) & 1u)) {
+		if (handed(table.failed)) {
 			return false;
 		}
 		__nanosleep(100);
@@ -394,29 +402,17 @@ DEV bool take_values(const struct job &j)
 	return true;
 }
 
-/* shared: the table. first: this warp's. False: the comm has failed. */
+/* shared: the table, cleared. first: this warp's. False: the comm has failed. */
 DEV bool sum_rows(const struct job &j, char *shared, const struct work &first)
 {
 	const struct moeep_ht_combine_params &p = j.p;
-	__shared__ int32_t failed;
-	struct table table = table_of(shared, p.c.num_ranks, &failed);
+	struct table table = table_of(shared, p.c.num_ranks);
 	bool watched = false;
 	bool ok = true;
 
 	for (int rank = 0; rank < p.c.num_ranks; rank++) {
 		watched = watched || is_watched(j, rank);
 	}
-	for (int i = (int)threadIdx.x; watched && i < p.c.num_ranks * TABLE_WORDS;
-	     i += (int)blockDim.x) {
-		table.here[i] = 0;
-	}
-	for (int i = (int)threadIdx.x; watched && i < p.c.num_ranks; i += (int)blockDim.x) {
-		table.first[i] = 0;
-	}
-	if (threadIdx.x == 0) {
-		failed = 0;
-	}
-	__syncthreads();
 	if (p.out && watched && WARP == WATCHER) {
 		ok = watch_rows(j, table);
 	} else if (p.out) {

@@ -84,20 +84,13 @@ DEV void publish_records(const struct moeep_dev_context &c, uint64_t epoch)
  */
 DEV bool end_blocks(const struct moeep_dev_context &c, bool ok)
 {
-	__shared__ bool last;
-
 	if (!__syncthreads_and(ok)) {
 		if (threadIdx.x == 0) {
 			put_dead(c);
 		}
 		return false;
 	}
-	if (threadIdx.x == 0) {
-		/* What has been stored the kernel's end waits for. */
-		last = count_in(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x);
-	}
-	__syncthreads();
-	return last;
+	return last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x);
 }
 
 /* By one thread of the last block: as the next operation finds it. */

@@ -26,14 +26,14 @@ struct landed {
 	int count[MOVERS];    /* channels that are done */
 	int finished[MOVERS]; /* so is the mover */
 	int told[MOVERS];     /* channels that have been reported */
-	uint16_t channel[MOVERS][CLAIMS];
+	int channel[MOVERS][CLAIMS];
 };
 
 /* A barrier of the block comes behind it. */
 DEV void landed_init(struct landed *l)
 {
 	for (int i = (int)threadIdx.x; i < (int)(sizeof(*l) / sizeof(int)); i += (int)blockDim.x) {
-		((volatile int *)l)[i] = 0;
+		((int *)l)[i] = 0;
 	}
 }
 
@@ -69,18 +69,18 @@ DEV void claim_end(uint32_t ahead)
  */
 DEV void claims_put(struct landed *l, int n, uint32_t channel, bool told)
 {
-	while (told && n - ((volatile struct landed *)l)->told[WARP] >= CLAIMS) {
+	while (told && n - handed(&l->told[WARP]) >= CLAIMS) {
 		__nanosleep(100);
 	}
 	if (LANE == 0) {
-		((volatile struct landed *)l)->channel[WARP][n % CLAIMS] = (uint16_t)channel;
+		hand_over(&l->channel[WARP][n % CLAIMS], (int)channel);
 	}
 	__syncwarp();
 }
 
 DEV int claims_get(const struct landed *l, int mover, int n)
 {
-	return ((const volatile struct landed *)l)->channel[mover][n % CLAIMS];
+	return handed(&l->channel[mover][n % CLAIMS]);
 }
 
 /* By the mover's warp, whose copies for that many channels are complete. */
@@ -90,7 +90,7 @@ DEV void landed_put(struct landed *l, int count)
 	__threadfence_block();
 	__syncwarp();
 	if (LANE == 0) {
-		((volatile struct landed *)l)->count[WARP] = count;
+		hand_over(&l->count[WARP], count);
 	}
 }
 
@@ -99,7 +99,7 @@ DEV void landed_finish(struct landed *l)
 	__threadfence_block();
 	__syncwarp();
 	if (LANE == 0) {
-		((volatile struct landed *)l)->finished[WARP] = 1;
+		hand_over(&l->finished[WARP], 1);
 	}
 }
 
@@ -109,7 +109,7 @@ DEV bool landed_all(const struct landed *l)
 	bool all = true;
 
 	for (int m = 0; m < MOVERS; m++) {
-		all = all && ((const volatile struct landed *)l)->finished[m] != 0;
+		all = all && handed(&l->finished[m]) != 0;
 	}
 	all = __all_sync(FULL, all);
 	__threadfence_block();
@@ -119,7 +119,7 @@ DEV bool landed_all(const struct landed *l)
 /* Channels of a mover that are done, to be told now. */
 DEV int landed_get(const struct landed *l, int mover)
 {
-	int count = __shfl_sync(FULL, ((const volatile struct landed *)l)->count[mover], 0);
+	int count = __shfl_sync(FULL, handed(&l->count[mover]), 0);
 
 	__threadfence_block();
 	return count;
@@ -129,7 +129,7 @@ DEV void landed_tell(struct landed *l, int mover, int count)
 {
 	__syncwarp();
 	if (LANE == 0) {
-		((volatile struct landed *)l)->told[mover] = count;
+		hand_over(&l->told[mover], count);
 	}
 }
 

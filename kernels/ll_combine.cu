@@ -259,6 +259,8 @@ DEV bool read_headers(const struct moeep_ll_combine_params &p, uint64_t epoch)
 		}
 		if (ok && header.y != 0) {
 			atomicMax(&c.state->lost, rank + 1);
+			/* The last block reads it, behind a ticket that does not order it. */
+			__threadfence();
 		}
 	}
 	return ok;
@@ -318,6 +320,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	moeep_kernel_ll_combine(const __grid_constant__ struct moeep_ll_combine_params p)
 {
 	DYNAMIC_SHARED(int, shared, 4);
+	launch_wait();
 	const struct moeep_dev_context &c = p.c;
 	/* On their way while the kernel begins; without `shared` there is no state. */
 	uint64_t sent = c.shared ? c.state->ll_cepoch : 0;

@@ -105,6 +105,8 @@ DEV bool recv_counts(const struct moeep_ll_dispatch_params &p, uint64_t epoch, c
 		route.state->num_rows = rows;
 		route.state->num_records = records;
 		route.state->overflow = most > p.capacity || records > p.max_recv;
+		/* The last block reads it, behind a ticket that does not order it. */
+		__threadfence();
 	}
 	count_traffic(c, whole_block(), MOEEP_DEV_DISPATCH_ROWS, route.recv_count, p.row_bytes);
 	return ok;

@@ -67,6 +67,8 @@ DEV void finish(const struct moeep_ll_dispatch_params &p, uint64_t sent, uint64_
 		return;
 	}
 	c.state->ll_recv = received;
+	/* Pairs with the fence in recv_counts(). */
+	__threadfence();
 	if (p.route.state->num_records > p.max_recv) {
 		finish_result(c, MOEEP_ERR_CAPACITY, MOEEP_DEV_DETAIL_RECORDS,
 			      p.route.state->num_records, p.max_recv, 0);
@@ -110,6 +112,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_LL_THREADS, 1)
 	moeep_kernel_ll_dispatch(const __grid_constant__ struct moeep_ll_dispatch_params p)
 {
 	DYNAMIC_SHARED(int, shared, 4);
+	launch_wait();
 	const struct moeep_dev_context &c = p.c;
 	/* On their way while the kernel begins; without `shared` there is no state. */
 	uint64_t sent = c.shared ? c.state->ll_epoch : 0;

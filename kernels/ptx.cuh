@@ -142,6 +142,24 @@ DEV bool sync_some_and(int number, int threads, bool value)
 	return all != 0;
 }
 
+/*
+ * Programmatic dependent launch: wait until the kernel before this one in the stream has ended and its memory is
+ * seen; and let the one behind begin, up to that wait of its own. Not in older code, which is not launched so.
+ */
+DEV void launch_wait()
+{
+#if HAVE_BULK
+	asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+DEV void launch_next()
+{
+#if HAVE_BULK
+	asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* Elements. */
 
 DEV float float_of_fp16(uint32_t half)

@@ -99,6 +99,9 @@ static const struct setting settings_table[] = {
 	{"MOEEP_CUDA_DRIVER", "", "libcuda.so.1",
 	 "file of the CUDA driver; one without a / is searched for as libraries are", NULL, 0,
 	 LONGEST(cuda_driver), OFFSET(cuda_driver), KIND_TEXT},
+	{"MOEEP_CUDA_PDL", "", "1",
+	 "kernels may begin while the one before them in the stream ends; 0: they do not", NULL, 0,
+	 1, OFFSET(cuda_pdl), KIND_INT},
 };
 
 #define NUM_SETTINGS (sizeof(settings_table) / sizeof(settings_table[0]))

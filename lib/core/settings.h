@@ -20,7 +20,8 @@ struct moeep_settings {
 	char host_id[64];	 /* MOEEP_HOST_ID, "": found out */
 	char interface[64];	 /* MOEEP_INTERFACE, "": loopback */
 	char cuda_driver[128];	 /* MOEEP_CUDA_DRIVER, file name or path */
-	uint8_t sources[9];	 /* moeep_setting_source_t of each, numbered as in
+	int cuda_pdl;		 /* MOEEP_CUDA_PDL: 1 (default) or 0 */
+	uint8_t sources[10];	 /* moeep_setting_source_t of each, numbered as in
 				    moeep_setting_query() */
 };
 

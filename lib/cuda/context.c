@@ -21,6 +21,9 @@ static pthread_mutex_t contexts_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct moeep_cuda_context *contexts;
 
 #if MOEEP_HAVE_CUDA
+/* The first driver that captures a programmatic dependent launch into a graph. */
+#define PDL_VERSION 12030
+
 static const struct {
 	const char *image;
 	const char *function;
@@ -245,7 +248,11 @@ static int context_load(struct moeep_cuda_context *context)
 		return moeep_cu_fail(context->cu, result, "cuCtxPushCurrent");
 	}
 #if MOEEP_HAVE_CUDA
+	int version;
+
 	rc = load_kernels(context);
+	moeep_cu_versions(&version, NULL);
+	context->dependent = context->bulk && version >= PDL_VERSION;
 #endif
 	(void)context->cu->cuCtxPopCurrent(&previous);
 	return rc;

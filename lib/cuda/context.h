@@ -38,6 +38,7 @@ struct moeep_cuda_context {
 	int sms;
 	int max_shared; /* bytes of a block */
 	bool bulk;	/* blocks can use the copy engine */
+	bool dependent; /* kernels wait by themselves for the one before them, see launch.c */
 	CUuuid uuid;
 	char name[64];
 	struct moeep_cuda_kernel kernels[MOEEP_CUDA_KERNELS];

@@ -83,7 +83,7 @@ static int deal_combine(struct moeep_cuda_call *call, struct combine *k)
 	struct moeep_comm *comm = call->buffer->comm;
 	uint64_t hidden = (uint64_t)call->buffer->geo.config.hidden;
 	/* Of the ranks' progress, in blocks that sum. */
-	size_t table = (size_t)comm->num_ranks * (4 + MOEEP_DEV_CHANNELS / 8);
+	size_t table = 4 + (size_t)comm->num_ranks * (4 + MOEEP_DEV_CHANNELS / 8);
 	int rc;
 
 	if (!k->expert_major) {

@@ -72,10 +72,28 @@ int moeep_cuda_launch(struct moeep_cuda_call *call, enum moeep_cuda_kernel_id id
 {
 	const struct moeep_cuda *cuda = call->buffer->comm->cuda;
 	void *list[] = {params};
-	CUresult result =
-		cuda->cu->cuLaunchKernel(cuda->context->kernels[id].function, (unsigned)blocks, 1,
-					 1, (unsigned)cuda->context->kernels[id].threads, 1, 1,
-					 (unsigned)shared_bytes, call->stream, list, NULL);
+	/*
+	 * Programmatic dependent launch: blocks begin as the kernel before them in the stream ends,
+	 * and wait in launch_wait() until it has.
+	 */
+	CUlaunchAttribute dependent = {
+		.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+		.value.programmaticStreamSerializationAllowed = 1,
+	};
+	const CUlaunchConfig config = {
+		.gridDimX = (unsigned)blocks,
+		.gridDimY = 1,
+		.gridDimZ = 1,
+		.blockDimX = (unsigned)cuda->context->kernels[id].threads,
+		.blockDimY = 1,
+		.blockDimZ = 1,
+		.sharedMemBytes = (unsigned)shared_bytes,
+		.hStream = call->stream,
+		.attrs = &dependent,
+		.numAttrs = cuda->context->dependent && call->buffer->comm->settings.cuda_pdl,
+	};
+	CUresult result = cuda->cu->cuLaunchKernelEx(&config, cuda->context->kernels[id].function,
+						     list, NULL);
 
 	return result == CUDA_SUCCESS ? MOEEP_OK
 				      : moeep_cu_fail(cuda->cu, result,

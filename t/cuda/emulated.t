@@ -20,8 +20,11 @@ for name in layout ht_dispatch ht_combine ht_expert_major ht_cached ht_capacity 
 done
 ops_run threads cuda/streams
 ops_run threads cuda/graph
+# A driver that does not take into a graph what other ones do.
+export FAKE_CUDA_VERSION=12020
+ops_run threads op/layout
 # Without the copy engine, which kernels that are built for older devices do not use.
-export FAKE_CUDA_PTX=80
+export FAKE_CUDA_PTX=80 FAKE_CUDA_VERSION=12040
 for name in ht_dispatch ht_combine; do
 	ops_run threads "op/$name"
 done

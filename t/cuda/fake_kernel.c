@@ -183,6 +183,24 @@ CUresult cuLaunchKernel(CUfunction function, unsigned int grid_x, unsigned int g
 
 /* One that a test builds without. */
 #ifndef FAKE_INCOMPLETE
+/*
+ * What begins before the kernel in front of it has ended has to wait by itself, as no code for
+ * older devices does; and older drivers do not take it into a graph.
+ */
+static CUresult look_at_attributes(const CUlaunchConfig *config)
+{
+	for (unsigned int i = 0; i < config->numAttrs; i++) {
+		if (config->attrs[i].id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+			return CUDA_ERROR_INVALID_VALUE;
+		}
+		if (fake_env("FAKE_CUDA_PTX", 90) < 90 ||
+		    fake_env("FAKE_CUDA_VERSION", 12040) < 12030) {
+			return CUDA_ERROR_NOT_SUPPORTED;
+		}
+	}
+	return CUDA_SUCCESS;
+}
+
 CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params,
 			  void **extra)
 {
@@ -192,6 +210,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, voi
 	if ((params && extra) || (config->numAttrs > 0 && !config->attrs)) {
 		return CUDA_ERROR_INVALID_VALUE;
 	}
+	FAKE_TRY(look_at_attributes(config));
 	return launch("cuLaunchKernelEx", function, grid, block, config->sharedMemBytes,
 		      config->hStream, params);
 }

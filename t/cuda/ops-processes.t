@@ -1,11 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Every test of operations once more, on CUDA devices, with ranks that are processes. Each of them
-# starts the driver and makes a context, so the long variants are left out unless
+# Every test of operations, and the long random one, once more on CUDA devices, with ranks that are
+# processes. Each of them starts the driver and makes a context, so the long variants are left out unless
 # MOEEP_TEST_QUICK=0 asks for them.
 . "${abs_top_srcdir:=$(cd "$(dirname "$0")/../.." && pwd)}/t/tap-functions.sh"
 . "$abs_top_srcdir/t/cuda/ops.sh"
 
 MOEEP_TEST_QUICK=${MOEEP_TEST_QUICK:-1}
 export MOEEP_TEST_QUICK
-ops_all processes
+tap_require_devices 1
+ops_mps
+ops_all processes cuda/stress

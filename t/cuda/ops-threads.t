@@ -4,4 +4,5 @@
 . "${abs_top_srcdir:=$(cd "$(dirname "$0")/../.." && pwd)}/t/tap-functions.sh"
 . "$abs_top_srcdir/t/cuda/ops.sh"
 
+tap_require_devices 1
 ops_all threads

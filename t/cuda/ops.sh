@@ -2,6 +2,28 @@
 # shellcheck shell=sh disable=SC2154
 # What t/cuda/ops-threads.t and t/cuda/ops-processes.t share: the operations' programs on CUDA.
 
+# Processes take turns on a device, of milliseconds each, unless NVIDIA's MPS serves it. ops_mps starts one of
+# the script's own if there is the program for it and no other one is served.
+ops_mps()
+{
+	if [ -e "${CUDA_MPS_PIPE_DIRECTORY:-/tmp/nvidia-mps}/control" ]; then
+		tap_diag "an MPS is there already"
+	else
+		mkdir "$tap_dir/mps" || return 1
+		export CUDA_MPS_PIPE_DIRECTORY="$tap_dir/mps" CUDA_MPS_LOG_DIRECTORY="$tap_dir/mps"
+		if ! nvidia-cuda-mps-control -d >"$tap_dir/mps-said" 2>&1; then
+			tap_diag "no MPS, ranks take turns: $(cat "$tap_dir/mps-said")"
+			unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+			return 0
+		fi
+		tap_at_exit='echo quit | nvidia-cuda-mps-control >"$tap_dir/mps-said" 2>&1'
+	fi
+	# Of the queues that all processes share.
+	MOEEP_TEST_MPS=1
+	CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-4}
+	export MOEEP_TEST_MPS CUDA_DEVICE_MAX_CONNECTIONS
+}
+
 # More than any of them needs; what hangs past its own limits fails by this one.
 ops_limit=300
 
@@ -61,15 +83,19 @@ ops_run()
 	read -r tap_count tap_failed <"$tap_dir/result"
 }
 
-# ops_all MODE: all programs of operations, and the end of the script
+# ops_all MODE [NAME...]: all programs of operations, those, and the end of the script
 ops_all()
 {
-	tap_require_devices 1
 	for ops_name in arguments async breaking ht_cached ht_capacity ht_combine ht_dispatch \
 		ht_expert_major layout ll_combine ll_dispatch ll_phases ll_quant random symmetric; do
 		ops_run "$1" "op/$ops_name"
 	done
 	ops_run "$1" cuda/streams
 	ops_run "$1" cuda/graph
+	ops_mode=$1
+	shift
+	for ops_name; do
+		ops_run "$ops_mode" "$ops_name"
+	done
 	tap_done
 }

@@ -15,7 +15,7 @@
 static const char *const variables[] = {
 	"MOEEP_BACKEND",     "MOEEP_TIMEOUT",	"MOEEP_SPIN",		"MOEEP_LOG",
 	"MOEEP_HOST_ID",     "MOEEP_INTERFACE", "MOEEP_HT_CHUNK_BYTES", "MOEEP_HT_CHUNKS",
-	"MOEEP_CUDA_DRIVER",
+	"MOEEP_CUDA_DRIVER", "MOEEP_CUDA_PDL",
 };
 
 #define NUM_VARIABLES (sizeof(variables) / sizeof(variables[0]))
@@ -58,6 +58,7 @@ static void test_defaults(void)
 	is_int(settings.ht_chunks, 0, "chunks");
 	is_str(settings.host_id, "", "host id");
 	is_str(settings.interface, "", "interface");
+	is_int(settings.cuda_pdl, 1, "programmatic dependent launch");
 	is_str(settings.cuda_driver, "libcuda.so.1", "CUDA driver");
 }
 
@@ -127,6 +128,7 @@ static void test_environment(void)
 	setenv("MOEEP_HOST_ID", "right", 1);
 	setenv("MOEEP_INTERFACE", "eth0", 1);
 	setenv("MOEEP_CUDA_DRIVER", "/opt/libcuda.so", 1);
+	setenv("MOEEP_CUDA_PDL", "0", 1);
 	is_int(moeep_settings_load(&config, &settings), MOEEP_OK, "the environment");
 	is_u64(settings.timeout_ms, 500, "overrides the time-out");
 	is_u64(settings.spin_us, 25, "spin");
@@ -135,6 +137,7 @@ static void test_environment(void)
 	is_u64(settings.ht_chunk_bytes, 65536, "chunk size");
 	is_int(settings.ht_chunks, 4, "chunks");
 	is_str(settings.host_id, "right", "host id");
+	is_int(settings.cuda_pdl, 0, "programmatic dependent launch");
 	is_str(settings.interface, "eth0", "interface");
 	is_str(settings.cuda_driver, "/opt/libcuda.so", "CUDA driver");
 	is_str(text_of(NULL, "MOEEP_LOG", &source), "debug", "a query tells it");

@@ -37,6 +37,15 @@
 #define blockDim  (emulated_self->block_dim)
 #define gridDim	  (emulated_self->grid_dim)
 
+/* Kernels of a stream run one behind the other. */
+DEV void launch_wait()
+{
+}
+
+DEV void launch_next()
+{
+}
+
 /* Vectors, aligned as a GPU wants them. */
 
 struct alignas(8) uint2 {
@@ -279,6 +288,11 @@ DEV int atomicMin(int *at, int value)
 }
 
 DEV uint32_t atomicExch(uint32_t *at, uint32_t value)
+{
+	return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
+}
+
+DEV int atomicExch(int *at, int value)
 {
 	return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
 }
