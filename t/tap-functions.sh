@@ -14,10 +14,8 @@ tap_out=
 tap_rc=
 abs_top_builddir=${abs_top_builddir:-$abs_top_srcdir}
 tap_dir=$(mktemp -d "${TMPDIR:-/tmp}/moeep-test.XXXXXX") || exit 99
-# What a script wants done at its end.
-tap_at_exit=
 # A read-only tree may have been copied there.
-trap 'eval "$tap_at_exit"; chmod -R u+w "$tap_dir" 2>/dev/null; rm -rf "$tap_dir"' EXIT
+trap 'chmod -R u+w "$tap_dir" 2>/dev/null; rm -rf "$tap_dir"' EXIT
 trap 'exit 99' HUP INT TERM
 
 # tap_plan COUNT

@@ -9,5 +9,10 @@
 MOEEP_TEST_QUICK=${MOEEP_TEST_QUICK:-1}
 export MOEEP_TEST_QUICK
 tap_require_devices 1
-ops_mps
+# Ranks that share a device take turns of milliseconds without MPS.
+if [ -z "${WITH_MPS-}" ]; then
+	rm -rf "$tap_dir"
+	exec "$abs_top_srcdir/bench/with-mps" "$0"
+fi
+[ "$WITH_MPS" -eq 1 ] || tap_diag "no MPS: ranks take turns on a device"
 ops_all processes cuda/stress

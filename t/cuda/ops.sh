@@ -2,28 +2,6 @@
 # shellcheck shell=sh disable=SC2154
 # What t/cuda/ops-threads.t and t/cuda/ops-processes.t share: the operations' programs on CUDA.
 
-# Processes take turns on a device, of milliseconds each, unless NVIDIA's MPS serves it. ops_mps starts one of
-# the script's own if there is the program for it and no other one is served.
-ops_mps()
-{
-	if [ -e "${CUDA_MPS_PIPE_DIRECTORY:-/tmp/nvidia-mps}/control" ]; then
-		tap_diag "an MPS is there already"
-	else
-		mkdir "$tap_dir/mps" || return 1
-		export CUDA_MPS_PIPE_DIRECTORY="$tap_dir/mps" CUDA_MPS_LOG_DIRECTORY="$tap_dir/mps"
-		if ! nvidia-cuda-mps-control -d >"$tap_dir/mps-said" 2>&1; then
-			tap_diag "no MPS, ranks take turns: $(cat "$tap_dir/mps-said")"
-			unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
-			return 0
-		fi
-		tap_at_exit='echo quit | nvidia-cuda-mps-control >"$tap_dir/mps-said" 2>&1'
-	fi
-	# Of the queues that all processes share.
-	MOEEP_TEST_MPS=1
-	CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-4}
-	export MOEEP_TEST_MPS CUDA_DEVICE_MAX_CONNECTIONS
-}
-
 # More than any of them needs; what hangs past its own limits fails by this one.
 ops_limit=300
 

@@ -38,7 +38,7 @@ static const struct {
 
 static bool take_turns(void)
 {
-	return device_mode() == DEVICE_PROCESSES && util_env("MOEEP_TEST_MPS", 0) == 0;
+	return device_mode() == DEVICE_PROCESSES && util_env("WITH_MPS", 0) == 0;
 }
 
 static void run(struct stress s)
