@@ -7,7 +7,9 @@
 . "$abs_top_srcdir/t/cuda/ops.sh"
 
 MOEEP_TEST_QUICK=${MOEEP_TEST_QUICK:-1}
-export MOEEP_TEST_QUICK
+# Each pins it, which takes most of their time.
+MOEEP_TEST_ARENA=${MOEEP_TEST_ARENA:-256}
+export MOEEP_TEST_QUICK MOEEP_TEST_ARENA
 tap_require_devices 1
 # Ranks that share a device take turns of milliseconds without MPS.
 if [ -z "${WITH_MPS-}" ]; then
