@@ -425,6 +425,7 @@ struct moeep_ht_combine_params {
 	int32_t weighted;
 	int32_t topk;
 	int32_t in_place; /* the others read x where it is: nothing ends before they have */
+	int32_t alone;	  /* no other rank of the comm is on this device */
 };
 
 struct moeep_ll_dispatch_params {

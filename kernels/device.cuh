@@ -251,16 +251,18 @@ DEV bool count_in(uint32_t *ticket, uint32_t total)
 /*
  * By all blocks when they have done their part: true in all threads of the last one, for which the others have
  * read all that they had to read. What they have written it may not see: the kernel's end waits for that, and
- * whoever wrote something for the last block has a fence behind it. The next kernel's blocks may come, as
- * nothing here waits for a rank any more that is not under way.
+ * whoever wrote something for the last block has a fence behind it. next: the next kernel's blocks may come;
+ * not if the last block waits for ranks on this device, whose blocks may want their room.
  */
-DEV bool last_block(uint32_t *ticket, uint32_t total)
+DEV bool last_block(uint32_t *ticket, uint32_t total, bool next = true)
 {
 	bool last = false;
 
 	__syncthreads();
 	if (threadIdx.x == 0) {
-		launch_next();
+		if (next) {
+			launch_next();
+		}
 		last = count_in(ticket, total);
 	}
 	return !__syncthreads_and(!last);

@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_HT_THREADS, 1)
 		ok = combine_rows(j, shared + p.begin.shared, first, &landed);
 		tell_read(j);
 	}
-	if (!end_blocks(c, ok)) {
+	if (!end_blocks(c, ok, p.alone || !p.in_place)) {
 		return;
 	}
 	if (threadIdx.x == 0) {

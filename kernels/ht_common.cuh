@@ -82,7 +82,7 @@ DEV void publish_records(const struct moeep_dev_context &c, uint64_t epoch)
  * By all blocks of a kernel that moves rows, when they are done. True in all threads of the last one; not if
  * the comm has failed, which is the result then.
  */
-DEV bool end_blocks(const struct moeep_dev_context &c, bool ok)
+DEV bool end_blocks(const struct moeep_dev_context &c, bool ok, bool next)
 {
 	if (!__syncthreads_and(ok)) {
 		if (threadIdx.x == 0) {
@@ -90,7 +90,7 @@ DEV bool end_blocks(const struct moeep_dev_context &c, bool ok)
 		}
 		return false;
 	}
-	return last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x);
+	return last_block(&c.state->ticket[MOEEP_DEV_TICKET_MOVED], gridDim.x, next);
 }
 
 /* By one thread of the last block: as the next operation finds it. */

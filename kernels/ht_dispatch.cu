@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(MOEEP_DEV_HT_THREADS, 1)
 	drop_rows(r, &m.storing, m.ahead);
 #endif
 	claim_end(m.claim);
-	if (end_blocks(c, ok) && threadIdx.x == 0) {
+	if (end_blocks(c, ok, true) && threadIdx.x == 0) {
 		end_operation(c, plan);
 		if (p.last) {
 			finish_plan_result(c, plan);

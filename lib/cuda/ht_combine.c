@@ -169,6 +169,7 @@ static int launch_combine(struct moeep_cuda_call *call, const struct combine *k)
 		.weighted = (args->flags & MOEEP_COMBINE_WEIGHTED) != 0,
 		.topk = call->handle->topk,
 		.in_place = k->in_place,
+		.alone = call->buffer->comm->cuda->ranks_here == 1,
 	};
 
 	return moeep_cuda_launch(call, MOEEP_CUDA_HT_COMBINE, k->blocks, k->shared, &p);
