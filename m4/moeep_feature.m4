@@ -86,6 +86,7 @@ MOEEP_SUMMARY_LINE([ROCm compiler], [$moeep_have_rocm], [$moeep_reason_rocm], [$
 MOEEP_SUMMARY_LINE([libibverbs], [$moeep_have_verbs], [$moeep_reason_verbs], [$moeep_note_verbs])
 MOEEP_SUMMARY_LINE([mlx5dv], [$moeep_have_mlx5dv], [$moeep_reason_mlx5dv], [$moeep_note_mlx5dv])
 MOEEP_SUMMARY_LINE([IBGDA], [$moeep_have_ibgda], [$moeep_reason_ibgda], [$moeep_note_ibgda])
+MOEEP_SUMMARY_LINE([proofs by HMAC], [$moeep_have_nettle], [$moeep_reason_nettle], [$moeep_note_nettle])
 MOEEP_SUMMARY_LINE([sanitizers], [$moeep_have_sanitizers], [$moeep_reason_sanitizers], [])
 MOEEP_SUMMARY_LINE([warnings as errors], [$enable_werror], [], [])
 MOEEP_SUMMARY_LINE([shared library], [$enable_shared], [], [])

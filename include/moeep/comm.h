@@ -54,6 +54,12 @@ MOEEP_API int moeep_unique_id_format(const moeep_unique_id_t *id, char *text, si
 MOEEP_API int moeep_unique_id_parse(const char *text, moeep_unique_id_t *id);
 
 /*
+ * The text in a file of mode 0600, in place of what was there: for ranks that find it by
+ * MOEEP_ID_FILE. It serves one comm; whoever wrote it removes it.
+ */
+MOEEP_API int moeep_unique_id_save(const moeep_unique_id_t *id, const char *path);
+
+/*
  * An exchange of the caller's own (MPI, a framework's store) in place of a rendezvous.
  *
  * allgather starts to collect `bytes` bytes from every rank into recv, ordered by rank. It
@@ -87,7 +93,8 @@ typedef void (*moeep_log_fn)(void *context, int level, const char *line);
 
 typedef struct moeep_comm_config {
 	size_t size;
-	/* How ranks meet: exactly one of the two; both may be NULL if num_ranks is 1. */
+	/* How ranks meet: exactly one of the two; without both by MOEEP_ID or MOEEP_ID_FILE, which
+	 * num_ranks 1 does not need either. */
 	const moeep_unique_id_t *id;
 	const moeep_bootstrap_t *bootstrap;
 	int32_t backend;	 /* moeep_backend_t; the same on all ranks */

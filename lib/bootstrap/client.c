@@ -54,6 +54,8 @@ static uint64_t body_bytes(int type)
 	switch (type) {
 	case MOEEP_BOOT_HELLO:
 		return sizeof(struct moeep_boot_hello);
+	case MOEEP_BOOT_WELCOME:
+		return sizeof(struct moeep_boot_welcome);
 	case MOEEP_BOOT_JOINED:
 		return sizeof(struct moeep_boot_joined);
 	case MOEEP_BOOT_GATHERED:

@@ -33,6 +33,7 @@ struct moeep_client {
 	struct moeep_boot_header header;
 	union {
 		struct moeep_boot_hello hello;
+		struct moeep_boot_welcome welcome;
 		struct moeep_boot_joined joined;
 		struct moeep_boot_gathered gathered;
 		struct moeep_boot_failure failure;

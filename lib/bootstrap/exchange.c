@@ -10,6 +10,7 @@
 #include <moeep/moeep.h>
 
 #include "bootstrap/hub.h"
+#include "bootstrap/proof.h"
 #include "bootstrap/socket.h"
 
 static void failure_set(struct moeep_boot_failure *failure, uint64_t round, int result, int lost,
@@ -141,17 +142,6 @@ static void list_ranks(const struct moeep_hub *hub, bool (*chosen)(const struct 
 	}
 }
 
-/* In a time that does not depend on where they differ. */
-static bool secret_matches(const struct moeep_hub *hub, const struct moeep_boot_join *join)
-{
-	unsigned char difference = 0;
-
-	for (size_t i = 0; i < sizeof(hub->secret); i++) {
-		difference |= (unsigned char)(hub->secret[i] ^ join->proof[i]);
-	}
-	return difference == 0;
-}
-
 /* The lowest rank in the hub's process: if the hub's connections end without a word, it is lost. */
 static void host_update(struct moeep_hub *hub, bool announce)
 {
@@ -186,9 +176,11 @@ static bool group_begin(struct moeep_hub *hub, int num_ranks)
 void moeep_hub_join(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 {
 	const struct moeep_boot_join *join = &conn->body.join;
+	struct moeep_boot_welcome welcome;
 	struct moeep_hub_rank *rank;
 
-	if (join->auth != MOEEP_BOOT_AUTH_SECRET || !secret_matches(hub, join)) {
+	if (join->auth != moeep_boot_auth || !moeep_boot_proved(hub->secret, MOEEP_BOOT_PROVER_RANK,
+								conn->nonce, join, join->proof)) {
 		/* It gets no answer to learn from. */
 		conn->dead = true;
 		return;
@@ -228,6 +220,8 @@ void moeep_hub_join(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 	rank->hosts = join->hosts == 1;
 	rank->conn = conn;
 	conn->rank = join->rank;
+	moeep_boot_prove(hub->secret, MOEEP_BOOT_PROVER_HUB, conn->nonce, join, welcome.proof);
+	moeep_hub_send(conn, MOEEP_BOOT_WELCOME, &welcome, sizeof(welcome), NULL);
 	hub->joined++;
 	hub->here++;
 	hub->join_deadline =

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bootstrap/hub.h"
+#include "bootstrap/proof.h"
 #include "bootstrap/socket.h"
 #include "core/error.h"
 
@@ -88,7 +89,7 @@ static int hub_reserve(struct moeep_hub *hub)
 /* Takes the socket over. */
 static void hub_admit(struct moeep_hub *hub, int fd, int64_t now)
 {
-	struct moeep_boot_hello hello = {.process = hub->process};
+	struct moeep_boot_hello hello = {.process = hub->process, .auth = moeep_boot_auth};
 	struct moeep_hub_conn *conn = NULL;
 
 	if (getrandom(hello.nonce, sizeof(hello.nonce), 0) != (ssize_t)sizeof(hello.nonce)) {
@@ -107,6 +108,7 @@ static void hub_admit(struct moeep_hub *hub, int fd, int64_t now)
 	conn->accepted = now;
 	conn->stage = MOEEP_HUB_HEADER;
 	conn->out_last = &conn->out_first;
+	memcpy(conn->nonce, hello.nonce, sizeof(conn->nonce));
 	moeep_hub_send(conn, MOEEP_BOOT_HELLO, &hello, sizeof(hello), NULL);
 	hub->conns[hub->num_conns++] = conn;
 	return;

@@ -40,6 +40,7 @@ struct moeep_hub_conn {
 	bool dead;	  /* to be closed at the end of the turn */
 	bool draining;	  /* to be closed once the messages are out; nothing is read any more */
 	int64_t accepted; /* for those without a rank: limits their time */
+	unsigned char nonce[MOEEP_BOOT_NONCE_BYTES];
 	struct moeep_hub_message *out_first;
 	struct moeep_hub_message **out_last;
 	/* What is coming in. */

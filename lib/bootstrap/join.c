@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 
 #include "bootstrap/client.h"
+#include "bootstrap/proof.h"
 #include "bootstrap/unique_id.h"
 #include "core/error.h"
 
@@ -79,9 +81,41 @@ static int client_connect(struct moeep_client *client, const struct moeep_socket
 	}
 }
 
-static int send_join(struct moeep_client *client, const unsigned char *secret, int64_t deadline)
+/* HELLO has come: join is what this rank answers, but for the proof. */
+static int make_join(const struct moeep_client *client, int64_t deadline,
+		     struct moeep_boot_join *join)
 {
+	const struct moeep_boot_hello *hello = &client->body.hello;
 	struct moeep_boot_process self;
+
+	*join = (struct moeep_boot_join){
+		.rank = client->base.rank,
+		.num_ranks = client->base.num_ranks,
+		.timeout_ms = moeep_socket_timeout_ms(deadline),
+		.auth = moeep_boot_auth,
+	};
+	if (hello->auth != moeep_boot_auth) {
+		return moeep_fail(MOEEP_ERR_MISMATCH,
+				  "the rendezvous at %s was built %s libnettle and this rank %s: "
+				  "they prove the id's secret in different ways",
+				  client->address,
+				  hello->auth == MOEEP_BOOT_AUTH_HMAC ? "with" : "without",
+				  moeep_boot_auth == MOEEP_BOOT_AUTH_HMAC ? "with" : "without");
+	}
+	if (getrandom(join->nonce, sizeof(join->nonce), 0) != (ssize_t)sizeof(join->nonce)) {
+		return moeep_fail_errno("getrandom");
+	}
+	/* Without the names of host and namespace a process id proves nothing. */
+	moeep_boot_process_get(&self);
+	join->hosts = self.pid_namespace != 0 && self.boot_id[0] != '\0' &&
+		      memcmp(&self, &hello->process, sizeof(self)) == 0;
+	return MOEEP_OK;
+}
+
+static int send_join(const struct moeep_client *client, const unsigned char *secret,
+		     const unsigned char *hub_nonce, const struct moeep_boot_join *join,
+		     int64_t deadline)
+{
 	struct {
 		struct moeep_boot_header header;
 		struct moeep_boot_join join;
@@ -90,27 +124,58 @@ static int send_join(struct moeep_client *client, const unsigned char *secret, i
 			   .version = MOEEP_BOOT_VERSION,
 			   .type = MOEEP_BOOT_JOIN,
 			   .length = sizeof(message.join)},
-		.join = {.rank = client->base.rank,
-			 .num_ranks = client->base.num_ranks,
-			 .timeout_ms = moeep_socket_timeout_ms(deadline),
-			 .auth = MOEEP_BOOT_AUTH_SECRET},
+		.join = *join,
 	};
 	size_t done = 0;
 	int rc;
 
-	/* Without the names of host and namespace a process id proves nothing. */
-	moeep_boot_process_get(&self);
-	message.join.hosts = self.pid_namespace != 0 && self.boot_id[0] != '\0' &&
-			     memcmp(&self, &client->body.hello.process, sizeof(self)) == 0;
-	memcpy(message.join.proof, secret, sizeof(message.join.proof));
+	moeep_boot_prove(secret, MOEEP_BOOT_PROVER_RANK, hub_nonce, join, message.join.proof);
 	rc = moeep_socket_send(client->fd, &message, sizeof(message), &done, deadline);
 	explicit_bzero(message.join.proof, sizeof(message.join.proof));
 	return rc;
 }
 
+/* Until all ranks have joined. A socket's result, or an error of the library, which has a detail.
+ */
+static int await_group(struct moeep_client *client, const unsigned char *secret,
+		       const unsigned char *hub_nonce, const struct moeep_boot_join *join,
+		       int64_t deadline)
+{
+	bool welcome = false;
+
+	for (;;) {
+		int rc = moeep_client_receive(client, moeep_client_grace(deadline));
+
+		if (rc) {
+			return rc;
+		}
+		if (client->header.type == MOEEP_BOOT_WELCOME && !welcome) {
+			welcome = moeep_boot_proved(secret, MOEEP_BOOT_PROVER_HUB, hub_nonce, join,
+						    client->body.welcome.proof);
+			if (!welcome) {
+				return moeep_fail(MOEEP_ERR_RENDEZVOUS,
+						  "what answers at %s does not know the id's "
+						  "secret",
+						  client->address);
+			}
+			continue;
+		}
+		if (client->header.type == MOEEP_BOOT_JOINED && !welcome) {
+			errno = EPROTO;
+			return MOEEP_SOCKET_ENDED;
+		}
+		rc = moeep_client_notice(client);
+		if (rc || client->header.type == MOEEP_BOOT_JOINED) {
+			return rc;
+		}
+	}
+}
+
 /* From the hub's first word until all ranks have joined. */
 static int client_join(struct moeep_client *client, const unsigned char *secret, int64_t deadline)
 {
+	unsigned char hub_nonce[MOEEP_BOOT_NONCE_BYTES];
+	struct moeep_boot_join join;
 	int rc;
 
 	rc = moeep_client_receive(client, deadline);
@@ -119,17 +184,19 @@ static int client_join(struct moeep_client *client, const unsigned char *secret,
 		rc = MOEEP_SOCKET_ENDED;
 	}
 	if (rc == MOEEP_SOCKET_DONE) {
-		rc = send_join(client, secret, deadline);
-	}
-	while (rc == MOEEP_SOCKET_DONE) {
-		rc = moeep_client_receive(client, moeep_client_grace(deadline));
+		memcpy(hub_nonce, client->body.hello.nonce, sizeof(hub_nonce));
+		rc = make_join(client, deadline, &join);
 		if (rc) {
-			break;
-		}
-		rc = moeep_client_notice(client);
-		if (rc || client->header.type == MOEEP_BOOT_JOINED) {
 			return rc;
 		}
+		rc = send_join(client, secret, hub_nonce, &join, deadline);
+	}
+	if (rc == MOEEP_SOCKET_DONE) {
+		rc = await_group(client, secret, hub_nonce, &join, deadline);
+	}
+	if (rc <= 0) {
+		/* Joined, or why not. */
+		return rc;
 	}
 	if (rc == MOEEP_SOCKET_ENDED && errno != EPROTO) {
 		return moeep_fail(MOEEP_ERR_RENDEZVOUS,

@@ -4,8 +4,9 @@
  *
  * A connection goes so:
  *
- *	hub  -> rank	HELLO	at once
- *	rank -> hub	JOIN	with the proof that it knows the secret
+ *	hub  -> rank	HELLO	at once, with a nonce
+ *	rank -> hub	JOIN	with a nonce, and the proof that it knows the secret
+ *	hub  -> rank	WELCOME	with the proof that the hub knows it, too
  *	hub  -> rank	JOINED	once all ranks are in; FAILURE if that cannot be
  *	rank -> hub	GATHER	one exchange: the rank's bytes
  *	hub  -> rank	GATHERED the bytes of all ranks
@@ -24,6 +25,8 @@
 /* Most bytes that a rank may give to one exchange. */
 #define MOEEP_BOOT_MAX_BYTES	(UINT64_C(64) << 20)
 #define MOEEP_BOOT_SECRET_BYTES 32
+#define MOEEP_BOOT_NONCE_BYTES	32
+#define MOEEP_BOOT_PROOF_BYTES	32
 
 /* Own numbers: AF_INET6 is not the same everywhere. */
 #define MOEEP_BOOT_IPV4 4
@@ -54,7 +57,8 @@ enum {
 	MOEEP_BOOT_GATHER = 4,
 	MOEEP_BOOT_GATHERED = 5,
 	MOEEP_BOOT_FAILURE = 6,
-	MOEEP_BOOT_BYE = 7
+	MOEEP_BOOT_BYE = 7,
+	MOEEP_BOOT_WELCOME = 8
 };
 
 /* Starts every message. */
@@ -75,14 +79,16 @@ struct moeep_boot_process {
 static_assert(sizeof(struct moeep_boot_process) == 56, "on the wire");
 
 struct moeep_boot_hello {
-	unsigned char nonce[32]; /* for proofs that do not send the secret itself */
+	unsigned char nonce[MOEEP_BOOT_NONCE_BYTES]; /* of this connection */
 	struct moeep_boot_process process;
-	uint64_t reserved0;
+	uint32_t auth; /* how the hub wants the secret proved */
+	uint32_t reserved0;
 };
 static_assert(sizeof(struct moeep_boot_hello) == 96, "on the wire");
 
-/* Ways to prove the secret. */
-#define MOEEP_BOOT_AUTH_SECRET 1 /* proof is the secret */
+/* Ways to prove the secret; see proof.h. */
+#define MOEEP_BOOT_AUTH_SECRET 1 /* proof is the secret; the hub proves nothing */
+#define MOEEP_BOOT_AUTH_HMAC   2
 
 struct moeep_boot_join {
 	int32_t rank;
@@ -91,10 +97,16 @@ struct moeep_boot_join {
 	uint32_t hosts;	     /* 1: the hub is in this rank's process */
 	uint32_t auth;
 	uint32_t reserved0;
-	unsigned char proof[32];
+	unsigned char nonce[MOEEP_BOOT_NONCE_BYTES];
+	unsigned char proof[MOEEP_BOOT_PROOF_BYTES];
 	uint64_t reserved1;
 };
-static_assert(sizeof(struct moeep_boot_join) == 64, "on the wire");
+static_assert(sizeof(struct moeep_boot_join) == 96, "on the wire");
+
+struct moeep_boot_welcome {
+	unsigned char proof[MOEEP_BOOT_PROOF_BYTES];
+};
+static_assert(sizeof(struct moeep_boot_welcome) == 32, "on the wire");
 
 struct moeep_boot_joined {
 	int32_t host_rank; /* lowest rank in the hub's process, -1: none */

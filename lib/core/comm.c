@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bootstrap/boot.h"
+#include "bootstrap/unique_id.h"
 #include "core/comm.h"
 #include "core/error.h"
 #include "cuda/device.h"
@@ -203,11 +204,6 @@ static int check_config(int rank, int num_ranks, const moeep_comm_config_t *conf
 		return moeep_fail(MOEEP_ERR_INVALID,
 				  "config.id and config.bootstrap are both given");
 	}
-	if (!config->id && !config->bootstrap && num_ranks > 1) {
-		return moeep_fail(MOEEP_ERR_INVALID,
-				  "config.id and config.bootstrap are both NULL with num_ranks %d",
-				  num_ranks);
-	}
 	return MOEEP_OK;
 }
 
@@ -284,6 +280,38 @@ static uint32_t default_spin_us(int ranks)
 	return CPU_COUNT(&set) >= ranks ? SPIN_US : 0;
 }
 
+/* By what the program gives, else by an id of the environment. */
+static int open_boot(struct moeep_comm *comm, const moeep_comm_config_t *given)
+{
+	struct moeep_settings *settings = &comm->settings;
+	moeep_comm_config_t config = *given;
+	moeep_unique_id_t id;
+	int rc = MOEEP_OK;
+
+	if (!config.id && !config.bootstrap && comm->num_ranks > 1) {
+		rc = moeep_unique_id_find(settings, settings->timeout_ms, &id);
+		if (rc == MOEEP_ERR_NOT_READY) {
+			return moeep_fail(
+				MOEEP_ERR_INVALID,
+				"config.id and config.bootstrap are both NULL with "
+				"num_ranks %d, and MOEEP_ID and MOEEP_ID_FILE are not set",
+				comm->num_ranks);
+		}
+		config.id = &id;
+	}
+	if (rc == MOEEP_OK) {
+		rc = moeep_boot_open(&config, comm->rank, comm->num_ranks, settings->timeout_ms,
+				     &comm->boot);
+	}
+	explicit_bzero(&id, sizeof(id));
+	if (settings->id[0]) {
+		/* That there was one is all that is still asked for. */
+		explicit_bzero(settings->id, sizeof(settings->id));
+		settings->id[0] = '*';
+	}
+	return rc;
+}
+
 int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_config,
 		      moeep_comm_t **comm_out)
 {
@@ -329,7 +357,7 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	comm->log.context = config.log_context;
 	comm->log.level = comm->settings.log_level;
 	comm->log.rank = rank;
-	rc = moeep_boot_open(&config, rank, num_ranks, comm->settings.timeout_ms, &comm->boot);
+	rc = open_boot(comm, &config);
 	if (rc == MOEEP_OK) {
 		rc = comm_connect(comm, config.device_plus_one);
 	}

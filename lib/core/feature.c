@@ -37,9 +37,13 @@ static const struct {
 	int32_t enabled;
 	const char *reason;
 } features[] = {
-	{"host", 1, "always built"}, {"cuda", MOEEP_HAVE_CUDA, MOEEP_REASON_CUDA},
-	{"verbs", 0, REASON_VERBS},  {"mlx5dv", 0, REASON_MLX5DV},
-	{"ibgda", 0, REASON_IBGDA},  {"rocm", 0, REASON_ROCM},
+	{"host", 1, "always built"},
+	{"cuda", MOEEP_HAVE_CUDA, MOEEP_REASON_CUDA},
+	{"verbs", 0, REASON_VERBS},
+	{"mlx5dv", 0, REASON_MLX5DV},
+	{"ibgda", 0, REASON_IBGDA},
+	{"rocm", 0, REASON_ROCM},
+	{"nettle", MOEEP_HAVE_NETTLE, MOEEP_REASON_NETTLE},
 };
 
 #define NUM_FEATURES (sizeof(features) / sizeof(features[0]))

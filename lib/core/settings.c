@@ -23,7 +23,8 @@ enum kind {
 	KIND_INT,
 	KIND_U32,
 	KIND_U64,
-	KIND_TEXT /* char[max + 1] */
+	KIND_TEXT,  /* char[max + 1] */
+	KIND_SECRET /* the same, but never shown */
 };
 
 /* A value with a name. The first one of a value is the one that is printed. */
@@ -102,6 +103,12 @@ static const struct setting settings_table[] = {
 	{"MOEEP_CUDA_PDL", "", "1",
 	 "kernels may begin while the one before them in the stream ends; 0: they do not", NULL, 0,
 	 1, OFFSET(cuda_pdl), KIND_INT},
+	{"MOEEP_ID", "", "",
+	 "id of the rendezvous where ranks meet, if the program names none; a secret", NULL, 0,
+	 LONGEST(id), OFFSET(id), KIND_SECRET},
+	{"MOEEP_ID_FILE", "", "",
+	 "file of mode 0600 with that id, which is waited for; MOEEP_ID goes first", NULL, 0,
+	 LONGEST(id_file), OFFSET(id_file), KIND_TEXT},
 };
 
 #define NUM_SETTINGS (sizeof(settings_table) / sizeof(settings_table[0]))
@@ -120,6 +127,17 @@ static int parse_number(const char *text, uint64_t *value)
 	return errno != 0 || *end != '\0' ? -1 : 0;
 }
 
+static bool is_text(const struct setting *setting)
+{
+	return setting->kind == KIND_TEXT || setting->kind == KIND_SECRET;
+}
+
+/* A value as it may be shown. */
+static const char *shown(const struct setting *setting, const char *text)
+{
+	return setting->kind == KIND_SECRET && text[0] ? "(set)" : text;
+}
+
 /* What the setting takes, for the detail. */
 static void describe(const struct setting *setting, char *text, size_t size)
 {
@@ -127,7 +145,7 @@ static void describe(const struct setting *setting, char *text, size_t size)
 	int n;
 
 	text[0] = '\0';
-	if (setting->kind == KIND_TEXT) {
+	if (is_text(setting)) {
 		snprintf(text, size, "at most %" PRIu64 " bytes", setting->max);
 		return;
 	}
@@ -165,7 +183,7 @@ static int setting_set(const struct setting *setting, const char *text,
 	uint64_t value = 0;
 	char takes[160];
 
-	if (setting->kind == KIND_TEXT) {
+	if (is_text(setting)) {
 		size_t length = strlen(text);
 
 		if (length > setting->max) {
@@ -189,14 +207,15 @@ static int setting_set(const struct setting *setting, const char *text,
 		*(uint64_t *)(void *)field = value;
 		break;
 	case KIND_TEXT:
+	case KIND_SECRET:
 		break;
 	}
 	return MOEEP_OK;
 
 err_value:
 	describe(setting, takes, sizeof(takes));
-	return moeep_fail(MOEEP_ERR_INVALID, "%s is \"%.80s\"; it takes %s", setting->name, text,
-			  takes);
+	return moeep_fail(MOEEP_ERR_INVALID, "%s is \"%.80s\"; it takes %s", setting->name,
+			  shown(setting, text), takes);
 }
 
 static void setting_text(const struct setting *setting, const struct moeep_settings *settings,
@@ -207,7 +226,8 @@ static void setting_text(const struct setting *setting, const struct moeep_setti
 
 	switch (setting->kind) {
 	case KIND_TEXT:
-		snprintf(text, size, "%s", (const char *)field);
+	case KIND_SECRET:
+		snprintf(text, size, "%s", shown(setting, (const char *)field));
 		return;
 	case KIND_WORD:
 	case KIND_INT:
@@ -325,7 +345,8 @@ static void query_environment(const struct setting *setting, moeep_setting_info_
 	memset(&settings, 0, sizeof(settings));
 	if (setting_set(setting, text ? text : setting->default_value, &settings)) {
 		/* Listed all the same: this is where somebody looks for the cause. */
-		snprintf(info->value, sizeof(info->value), "%.80s (not valid)", text);
+		snprintf(info->value, sizeof(info->value), "%.80s (not valid)",
+			 shown(setting, text));
 		return;
 	}
 	setting_text(setting, &settings, info->value, sizeof(info->value));

@@ -21,7 +21,9 @@ struct moeep_settings {
 	char interface[64];	 /* MOEEP_INTERFACE, "": loopback */
 	char cuda_driver[128];	 /* MOEEP_CUDA_DRIVER, file name or path */
 	int cuda_pdl;		 /* MOEEP_CUDA_PDL: 1 (default) or 0 */
-	uint8_t sources[10];	 /* moeep_setting_source_t of each, numbered as in
+	char id[320];		 /* MOEEP_ID, "": none */
+	char id_file[128];	 /* MOEEP_ID_FILE, "": none */
+	uint8_t sources[12];	 /* moeep_setting_source_t of each, numbered as in
 				    moeep_setting_query() */
 };
 

@@ -43,16 +43,17 @@ tap_is "$(awk '$2 !~ /^[AT]$/' "$tap_dir/nm")" "" "only functions are exported"
 tap_is "$(sed 's/^moeep_.*//' "$tap_dir/exported" | tr -d '\n')" "" \
 	"all names start with moeep_"
 
-# The tools of a login node must load the library: nothing beyond the C library is needed there.
+# The tools of a login node must load the library: nothing beyond the C library and libnettle, which every
+# distribution has, is needed there.
 if command -v readelf >/dev/null 2>&1; then
 	dynamic=$(readelf -d "$lib")
 	tap_like "$dynamic" 'SONAME.*\[libmoeep\.so\.0\]' "the soname is libmoeep.so.0"
-	pattern='\[(libc|libpthread|libm|libdl|librt|ld-linux-[a-z0-9-]*)\.so\.[0-9]*\]'
+	pattern='\[(libc|libnettle|libpthread|libm|libdl|librt|ld-linux-[a-z0-9-]*)\.so\.[0-9]*\]'
 	if [ -n "${MOEEP_TEST_SANITIZERS-}" ]; then
 		pattern="$pattern|\[lib(asan|ubsan|tsan|gcc_s)\.so|\[libclang_rt"
 	fi
 	tap_is "$(printf '%s\n' "$dynamic" | grep NEEDED | grep -v -E "$pattern")" "" \
-		"it needs the C library alone"
+		"it needs the C library and libnettle alone"
 	tap_is "$(${NM:-nm} -D --undefined-only "$lib" | grep -E ' (cuda|cu[A-Z]|_Z)')" "" \
 		"it has no undefined CUDA or C++ symbols"
 	tap_unlike "$(readelf -lW "$lib")" 'GNU_STACK.*E ' "its stack is not executable"

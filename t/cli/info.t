@@ -19,7 +19,7 @@ tap_like "$tap_out" "^Exit status: 0 .* 1 .* 2 " "--help documents the exit stat
 tap_run "$info"
 tap_is "$tap_rc" 0 "without options it succeeds"
 tap_like "$tap_out" "library $version" "it gives the library's version"
-for name in host cuda verbs mlx5dv ibgda rocm; do
+for name in host cuda verbs mlx5dv ibgda rocm nettle; do
 	tap_like "$tap_out" "^  $name  *\(yes\|no\)  *[^ ]" "feature $name has a reason"
 done
 for name in name kernel processors "NUMA nodes" memory "locked memory" "shared memory"; do

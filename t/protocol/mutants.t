@@ -19,15 +19,15 @@ export MOEEP_TIMEOUT=3000 MOEEP_LOG=none MOEEP_TEST_ROUNDS=40
 
 # What the build was configured with.
 tap_ask_make "how the library is built" CC DEFS CPPFLAGS CFLAGS LDFLAGS LIBS \
-	MOEEP_CODEGEN_CFLAGS MOEEP_SANITIZER_CFLAGS MOEEP_LIBS lib_libmoeep_internal_la_SOURCES \
+	MOEEP_CODEGEN_CFLAGS MOEEP_SANITIZER_CFLAGS MOEEP_LIBS NETTLE_CFLAGS NETTLE_LIBS lib_libmoeep_internal_la_SOURCES \
 	rowmath_sources
 
 archive=$abs_top_builddir/lib/.libs/libmoeep_internal.a
 cc=$(tap_made CC)
 flags="$(tap_made DEFS) -I$abs_top_builddir -I$abs_top_srcdir -I$abs_top_srcdir/include
 	-I$abs_top_builddir/include -I$abs_top_srcdir/lib
-	$(tap_made CPPFLAGS) $(tap_made MOEEP_CODEGEN_CFLAGS) $(tap_made CFLAGS) -w -pthread"
-libs="$(tap_made LDFLAGS) -lm $(tap_made MOEEP_LIBS) $(tap_made LIBS) -pthread"
+	$(tap_made CPPFLAGS) $(tap_made NETTLE_CFLAGS) $(tap_made MOEEP_CODEGEN_CFLAGS) $(tap_made CFLAGS) -w -pthread"
+libs="$(tap_made LDFLAGS) -lm $(tap_made NETTLE_LIBS) $(tap_made MOEEP_LIBS) $(tap_made LIBS) -pthread"
 case "$(tap_made MOEEP_SANITIZER_CFLAGS) $(tap_made CFLAGS)" in
 *-fsanitize*)
 	tap_skip 1 "this build has a sanitizer of its own; mutants need one without"

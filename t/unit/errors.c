@@ -195,12 +195,13 @@ static void test_names(void)
 
 static void test_features(void)
 {
-	static const char *const names[] = {"host", "cuda", "verbs", "mlx5dv", "ibgda", "rocm"};
+	static const char *const names[] = {"host",  "cuda", "verbs", "mlx5dv",
+					    "ibgda", "rocm", "nettle"};
 	moeep_feature_info_t info = {.size = sizeof(info)};
 	unsigned i;
 
-	for (i = 0; i < 6; i++) {
-		bool on = i == 0 || (i == 1 && MOEEP_HAVE_CUDA);
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		bool on = i == 0 || (i == 1 && MOEEP_HAVE_CUDA) || (i == 6 && MOEEP_HAVE_NETTLE);
 
 		is_int(moeep_feature_query(i, &info), MOEEP_OK, "feature %u", i);
 		is_str(info.name, names[i], "is %s", names[i]);
@@ -208,7 +209,7 @@ static void test_features(void)
 		ok(info.reason && info.reason[0], "reason: %s", info.reason);
 	}
 	is_int(moeep_feature_query(i, &info), MOEEP_ERR_INVALID, "there are no more");
-	ok(strstr(moeep_error_detail(), "index is 6"), "the detail has the index");
+	ok(strstr(moeep_error_detail(), "index is 7"), "the detail has the index");
 	is_int(moeep_feature_query(0, NULL), MOEEP_ERR_INVALID, "info is NULL");
 }
 

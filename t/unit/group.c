@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bootstrap/proof.h"
 #include "bootstrap/socket.h"
 #include "bootstrap/unique_id.h"
 #include "bootstrap/wire.h"
@@ -171,29 +172,40 @@ int raw_join(const moeep_unique_id_t *id, int rank, int num_ranks)
 	} hello;
 	struct {
 		struct moeep_boot_header header;
+		struct moeep_boot_welcome welcome;
+	} welcome;
+	struct {
+		struct moeep_boot_header header;
 		struct moeep_boot_join join;
 	} join = {.header = {MOEEP_BOOT_MAGIC, MOEEP_BOOT_VERSION, MOEEP_BOOT_JOIN,
 			     sizeof(join.join)},
 		  .join = {.rank = rank,
 			   .num_ranks = num_ranks,
 			   .timeout_ms = MOEEP_TIMEOUT_NONE,
-			   .auth = MOEEP_BOOT_AUTH_SECRET}};
+			   .auth = moeep_boot_auth}};
 	struct moeep_boot_id content;
 	int fd;
 
 	if (moeep_unique_id_read(id, &content)) {
 		return -1;
 	}
-	memcpy(join.join.proof, content.secret, sizeof(join.join.proof));
 	fd = raw_connect(id);
 	if (fd < 0) {
 		return -1;
 	}
-	if (!raw_read(fd, &hello, sizeof(hello)) || !raw_write(fd, &join, sizeof(join))) {
-		close(fd);
-		return -1;
+	if (!raw_read(fd, &hello, sizeof(hello))) {
+		goto err_close;
+	}
+	moeep_boot_prove(content.secret, MOEEP_BOOT_PROVER_RANK, hello.hello.nonce, &join.join,
+			 join.join.proof);
+	if (!raw_write(fd, &join, sizeof(join)) || !raw_read(fd, &welcome, sizeof(welcome))) {
+		goto err_close;
 	}
 	return fd;
+
+err_close:
+	close(fd);
+	return -1;
 }
 
 bool raw_read(int fd, void *data, size_t bytes)

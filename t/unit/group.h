@@ -51,7 +51,7 @@ int exchange_check(struct moeep_boot *boot, int rank, int num_ranks, size_t byte
 
 /* A plain connection to the rendezvous; -1 on failure. */
 int raw_connect(const moeep_unique_id_t *id);
-/* The same, and join as a rank: HELLO is read and JOIN is sent. */
+/* The same, and join as a rank: HELLO and WELCOME are read, and JOIN is sent. */
 int raw_join(const moeep_unique_id_t *id, int rank, int num_ranks);
 /* Read `bytes` bytes, waiting at most 10 s; false at the end of the file as well. */
 bool raw_read(int fd, void *data, size_t bytes);

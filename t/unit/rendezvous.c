@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "bootstrap/ops.h"
+#include "bootstrap/proof.h"
 #include "bootstrap/socket.h"
 #include "bootstrap/unique_id.h"
 #include "t/tap.h"
@@ -213,7 +214,7 @@ static void test_strangers(void)
 		struct moeep_boot_join join;
 	} join = {.header = {MOEEP_BOOT_MAGIC, MOEEP_BOOT_VERSION, MOEEP_BOOT_JOIN,
 			     sizeof(join.join)},
-		  .join = {.num_ranks = 2, .auth = MOEEP_BOOT_AUTH_SECRET}};
+		  .join = {.num_ranks = 2, .auth = moeep_boot_auth}};
 	struct moeep_boot_header hello;
 	moeep_rendezvous_t *rendezvous;
 	struct member members[2];

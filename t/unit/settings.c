@@ -13,9 +13,18 @@
 #include "t/tap.h"
 
 static const char *const variables[] = {
-	"MOEEP_BACKEND",     "MOEEP_TIMEOUT",	"MOEEP_SPIN",		"MOEEP_LOG",
-	"MOEEP_HOST_ID",     "MOEEP_INTERFACE", "MOEEP_HT_CHUNK_BYTES", "MOEEP_HT_CHUNKS",
-	"MOEEP_CUDA_DRIVER", "MOEEP_CUDA_PDL",
+	"MOEEP_BACKEND",
+	"MOEEP_TIMEOUT",
+	"MOEEP_SPIN",
+	"MOEEP_LOG",
+	"MOEEP_HOST_ID",
+	"MOEEP_INTERFACE",
+	"MOEEP_HT_CHUNK_BYTES",
+	"MOEEP_HT_CHUNKS",
+	"MOEEP_CUDA_DRIVER",
+	"MOEEP_CUDA_PDL",
+	"MOEEP_ID",
+	"MOEEP_ID_FILE",
 };
 
 #define NUM_VARIABLES (sizeof(variables) / sizeof(variables[0]))
