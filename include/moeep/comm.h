@@ -77,6 +77,23 @@ typedef struct moeep_bootstrap {
 	void (*release)(void *context, void *request); /* may be NULL */
 } moeep_bootstrap_t;
 
+/*
+ * Which rank this process is, as its launcher tells it: by MOEEP_RANK and MOEEP_NUM_RANKS, else by
+ * the variables of torchrun, Open MPI, PMI (MPICH and its kin) or Slurm's srun, the first that are
+ * there. MOEEP_ERR_UNSUPPORTED if none are, MOEEP_ERR_INVALID if they make no sense. It says
+ * nothing about where ranks meet.
+ */
+typedef struct moeep_launcher_info {
+	size_t size;
+	const char *name; /* "moeep", "torchrun", "Open MPI", "PMI", "Slurm"; it stays */
+	int32_t rank;
+	int32_t num_ranks;
+	int32_t local_rank;  /* among those of this host; -1: not told */
+	int32_t local_ranks; /* likewise */
+} moeep_launcher_info_t;
+
+MOEEP_API int moeep_launcher_query(moeep_launcher_info_t *info);
+
 typedef enum moeep_backend {
 	MOEEP_BACKEND_AUTO =
 		0, /* CUDA where the build, the driver and every rank have it, else host */
