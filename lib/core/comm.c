@@ -93,6 +93,15 @@ static int choose_transports(struct moeep_comm *comm)
 				"reaches peers by shared memory only",
 				rank, comm->peers[0].id.host_name, peer->id.host_name);
 		}
+		if (peer->id.net_namespace != 0 && comm->peers[0].id.net_namespace != 0 &&
+		    peer->id.net_namespace != comm->peers[0].id.net_namespace) {
+			return moeep_fail(
+				MOEEP_ERR_UNSUPPORTED,
+				"ranks 0 and %d run on one machine but not in one network "
+				"namespace, so they cannot pass memory to each other; containers "
+				"share it by the host's network",
+				rank);
+		}
 		if (rank == comm->rank) {
 			peer->transport = MOEEP_TRANSPORT_SELF;
 		} else if (moeep_identity_same_process(&self->id, &peer->id)) {

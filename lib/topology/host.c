@@ -53,6 +53,9 @@ int moeep_identity_get(const struct moeep_settings *settings, struct moeep_ident
 	if (stat("/proc/self/ns/pid", &status) == 0) {
 		id.pid_namespace = (uint64_t)status.st_ino;
 	}
+	if (stat("/proc/self/ns/net", &status) == 0) {
+		id.net_namespace = (uint64_t)status.st_ino;
+	}
 	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random)) {
 		return moeep_fail_errno("getrandom");
 	}

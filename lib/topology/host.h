@@ -19,11 +19,12 @@ struct moeep_identity {
 	int32_t reserved;
 	int64_t pid;
 	uint64_t pid_namespace; /* inode of it; 0 if unknown */
+	uint64_t net_namespace; /* likewise */
 	char host_id[64];	/* equal: same host */
 	char host_name[64];	/* for people */
 	char socket_name[32];	/* abstract Unix socket where this rank would collect descriptors */
 };
-static_assert(sizeof(struct moeep_identity) == 192, "exchanged between processes");
+static_assert(sizeof(struct moeep_identity) == 200, "exchanged between processes");
 
 /* Host: MOEEP_HOST_ID or the kernel's boot id. Names that two machines can share do not count. */
 int moeep_identity_get(const struct moeep_settings *settings, struct moeep_identity *identity);
