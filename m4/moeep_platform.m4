@@ -53,3 +53,15 @@ MOEEP_LIBS="$LIBS -pthread"
 MOEEP_RESTORE_FLAGS([syslibs])
 AC_SUBST([MOEEP_LIBS])
 ])
+
+# MOEEP_CHECK_SYSCONFDIR
+# Defines MOEEP_SYSCONFDIR, expanded: config.h is read by compilers, not by make.
+AC_DEFUN([MOEEP_CHECK_SYSCONFDIR], [
+moeep_prefix=$prefix
+AS_IF([test "x$prefix" = xNONE], [prefix=$ac_default_prefix])
+dnl Twice, as it is in terms of prefix, which may be so itself.
+eval "moeep_sysconfdir=\"$sysconfdir\""
+eval "moeep_sysconfdir=\"$moeep_sysconfdir\""
+prefix=$moeep_prefix
+AC_DEFINE_UNQUOTED([MOEEP_SYSCONFDIR], ["$moeep_sysconfdir"], [where the site's moeep.conf is])
+])

@@ -53,6 +53,7 @@ static const char *source_name(int source)
 {
 	return source == MOEEP_SOURCE_ENVIRONMENT ? "environment"
 	       : source == MOEEP_SOURCE_CONFIG	  ? "config"
+	       : source == MOEEP_SOURCE_SITE	  ? "site"
 						  : "default";
 }
 

@@ -12,8 +12,8 @@
  * is a valid start (C++: `moeep_dispatch_args_t args = {}; args.size = sizeof(args);`). A structure
  * larger than the library knows is accepted if the unknown tail is zero; a smaller one, from a
  * program built against an older release, gets defaults for the fields it lacks. Reserved fields
- * and unknown flag bits must be zero. Of a structure that the library fills in, it writes what fits,
- * zeroes a tail that it does not know, and leaves size alone.
+ * and unknown flag bits must be zero. Of a structure that the library fills in, it writes what
+ *fits, zeroes a tail that it does not know, and leaves size alone.
  *
  * Results. Functions return MOEEP_OK or one of the negative codes below. Outputs are set only on
  * success unless said otherwise. moeep_error_detail() then says, for the calling thread, which
@@ -143,15 +143,17 @@ typedef struct moeep_feature_info {
 MOEEP_API int moeep_feature_query(unsigned index, moeep_feature_info_t *info);
 
 /*
- * Settings. Each is a field of a configuration structure or a default; its environment variable
- * overrides both. Numbered from 0 like the features. The strings live as long as the library,
- * except value, which is part of the structure. comm NULL: from defaults and the environment alone.
+ * Settings. Each has a default, which the site's file, a field of a configuration structure if
+ * there is one, and an environment variable override in this order. Numbered from 0 like the
+ * features. The strings live as long as the library, except value, which is part of the structure.
+ * comm NULL: without a configuration.
  */
 struct moeep_comm;
 typedef enum moeep_setting_source {
 	MOEEP_SOURCE_DEFAULT = 0,
 	MOEEP_SOURCE_CONFIG = 1,
-	MOEEP_SOURCE_ENVIRONMENT = 2
+	MOEEP_SOURCE_ENVIRONMENT = 2,
+	MOEEP_SOURCE_SITE = 3 /* the file that MOEEP_SITE_FILE names */
 } moeep_setting_source_t;
 
 typedef struct moeep_setting_info {

@@ -23,12 +23,13 @@ struct moeep_settings {
 	int cuda_pdl;		 /* MOEEP_CUDA_PDL: 1 (default) or 0 */
 	char id[320];		 /* MOEEP_ID, "": none */
 	char id_file[128];	 /* MOEEP_ID_FILE, "": none */
-	uint8_t sources[12];	 /* moeep_setting_source_t of each, numbered as in
+	char site_file[128];	 /* MOEEP_SITE_FILE, "none": none */
+	uint8_t sources[13];	 /* moeep_setting_source_t of each, numbered as in
 				    moeep_setting_query() */
 };
 
-/* Defaults, then the config's fields (may be NULL), then the environment. A bad value is
- * MOEEP_ERR_INVALID and names the variable. */
+/* Defaults, then the site's file, the config's fields (may be NULL), and the environment. A bad
+ * value is MOEEP_ERR_INVALID and names the variable. */
 int moeep_settings_load(const moeep_comm_config_t *config, struct moeep_settings *settings);
 
 #endif

@@ -118,7 +118,7 @@ done >"$tap_dir/missing"
 none "$tap_dir/missing" "man/man.am installs each page"
 
 # Settings.
-sed -n 's/^[[:blank:]]*{ *"\(MOEEP_[A-Z_]*\)".*/\1/p' "$abs_top_srcdir/lib/core/settings.c" >"$tap_dir/settings"
+sed -n 's/^[[:blank:]]*{ *"\(MOEEP_[A-Z_]*\)".*/\1/p' "$abs_top_srcdir/lib/core/settings_table.c" >"$tap_dir/settings"
 test "$(wc -l <"$tap_dir/settings")" -gt 5
 tap_ok $? "the library has settings"
 while read -r setting; do
