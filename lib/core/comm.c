@@ -79,40 +79,6 @@ static int exchange_identities(struct moeep_comm *comm, int result)
 	return rc;
 }
 
-static int choose_transports(struct moeep_comm *comm)
-{
-	const struct moeep_peer *self = &comm->peers[comm->rank];
-
-	for (int rank = 0; rank < comm->num_ranks; rank++) {
-		struct moeep_peer *peer = &comm->peers[rank];
-
-		if (peer->node != comm->peers[0].node) {
-			return moeep_fail(
-				MOEEP_ERR_UNSUPPORTED,
-				"ranks 0 and %d are on different hosts (%s and %s); this release "
-				"reaches peers by shared memory only",
-				rank, comm->peers[0].id.host_name, peer->id.host_name);
-		}
-		if (peer->id.net_namespace != 0 && comm->peers[0].id.net_namespace != 0 &&
-		    peer->id.net_namespace != comm->peers[0].id.net_namespace) {
-			return moeep_fail(
-				MOEEP_ERR_UNSUPPORTED,
-				"ranks 0 and %d run on one machine but not in one network "
-				"namespace, so they cannot pass memory to each other; containers "
-				"share it by the host's network",
-				rank);
-		}
-		if (rank == comm->rank) {
-			peer->transport = MOEEP_TRANSPORT_SELF;
-		} else if (moeep_identity_same_process(&self->id, &peer->id)) {
-			peer->transport = MOEEP_TRANSPORT_PROCESS;
-		} else {
-			peer->transport = comm->cuda ? MOEEP_TRANSPORT_CUDA : MOEEP_TRANSPORT_SHM;
-		}
-	}
-	return MOEEP_OK;
-}
-
 /* Connect the processes of this host, unless all its ranks are threads of one. */
 static int open_local(struct moeep_comm *comm)
 {
@@ -191,6 +157,7 @@ static void comm_free(struct moeep_comm *comm)
 		close(comm->lifeline);
 	}
 	pthread_mutex_destroy(&comm->lock);
+	moeep_log_close(&comm->log);
 	free(comm->peers);
 	free(comm);
 }
@@ -259,7 +226,7 @@ static int comm_connect(struct moeep_comm *comm, int device_plus_one)
 	choose_backend(comm);
 	assign_nodes(comm);
 	/* From the same data on all ranks, so all of them fail here or none. */
-	rc = choose_transports(comm);
+	rc = moeep_comm_choose_transports(comm);
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
@@ -347,6 +314,7 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	comm->rank = rank;
 	comm->num_ranks = num_ranks;
 	comm->lifeline = -1;
+	comm->log.fd = -1;
 	comm->collective = MOEEP_OP_COMM_CREATE;
 	pthread_mutex_init(&comm->lock, NULL);
 	comm->peers = calloc((size_t)num_ranks, sizeof(*comm->peers));
@@ -366,7 +334,10 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 	comm->log.context = config.log_context;
 	comm->log.level = comm->settings.log_level;
 	comm->log.rank = rank;
-	rc = open_boot(comm, &config);
+	rc = moeep_log_open(&comm->log, comm->settings.log_file);
+	if (rc == MOEEP_OK) {
+		rc = open_boot(comm, &config);
+	}
 	if (rc == MOEEP_OK) {
 		rc = comm_connect(comm, config.device_plus_one);
 	}
@@ -384,9 +355,7 @@ int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config_t *user_c
 			goto free_comm;
 		}
 	}
-	moeep_log(&comm->log, MOEEP_LOG_INFO,
-		  "rank %d of %d, %d on this host, %s between processes", rank, num_ranks,
-		  comm->local_ranks, comm->local ? "shared memory" : "nothing");
+	moeep_comm_log_transports(comm);
 	*comm_out = comm;
 	return MOEEP_OK;
 

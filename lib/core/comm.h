@@ -41,7 +41,7 @@ struct moeep_comm {
 	struct moeep_settings settings;
 	struct moeep_log log;
 	struct moeep_boot *boot;
-	struct moeep_cuda *cuda; /* NULL with the host backend */
+	struct moeep_cuda *cuda;  /* NULL with the host backend */
 	struct moeep_node *local; /* descriptor exchange between the processes of this host */
 	int lifeline;		  /* write end of this rank's pipe, never written to */
 	struct moeep_peer *peers; /* [num_ranks] */
@@ -63,6 +63,13 @@ static inline struct moeep_control *moeep_comm_control(const struct moeep_comm *
 {
 	return comm->peers[comm->rank].control;
 }
+
+/*
+ * Once identities are exchanged. All ranks compute the same: MOEEP_ERR_UNSUPPORTED on all if two
+ * cannot reach each other.
+ */
+int moeep_comm_choose_transports(struct moeep_comm *comm);
+void moeep_comm_log_transports(const struct moeep_comm *comm);
 
 /*
  * Begin a collective call on a comm that exists: wait until every rank has. So one that does not

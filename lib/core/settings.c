@@ -166,7 +166,8 @@ static void query_alone(const struct moeep_setting *setting, moeep_setting_info_
 	(void)moeep_setting_set(setting, setting->default_value, &settings);
 	(void)moeep_setting_set(names_file, names_file->default_value, &settings);
 	(void)environment_load(names_file, &settings);
-	/* A bad line is told by whoever creates a comm; those before it count here. */
+	/* A bad line of another setting is told by whoever creates a comm, and does not hide this
+	 * one. */
 	(void)site_load(&settings, setting);
 	rc = environment_load(setting, &settings);
 	info->source = settings.sources[setting - moeep_setting_table];

@@ -24,7 +24,8 @@ struct moeep_settings {
 	char id[320];		 /* MOEEP_ID, "": none */
 	char id_file[128];	 /* MOEEP_ID_FILE, "": none */
 	char site_file[128];	 /* MOEEP_SITE_FILE, "none": none */
-	uint8_t sources[13];	 /* moeep_setting_source_t of each, numbered as in
+	char log_file[128];	 /* MOEEP_LOG_FILE, "": none */
+	uint8_t sources[14];	 /* moeep_setting_source_t of each, numbered as in
 				    moeep_setting_query() */
 };
 

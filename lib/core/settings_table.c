@@ -82,6 +82,8 @@ const struct moeep_setting moeep_setting_table[] = {
 	{"MOEEP_ID_FILE", "", "",
 	 "file of mode 0600 with that id, which is waited for; MOEEP_ID goes first", NULL, 0,
 	 LONGEST(id_file), OFFSET(id_file), MOEEP_KIND_TEXT},
+	{"MOEEP_LOG_FILE", "", "", "file that log lines go to; %r in its name is the rank", NULL, 0,
+	 LONGEST(log_file), OFFSET(log_file), MOEEP_KIND_TEXT},
 	{"MOEEP_SITE_FILE", "", MOEEP_SYSCONFDIR "/moeep.conf",
 	 "file of settings for all programs of this machine; none: no file", NULL, 0,
 	 LONGEST(site_file), OFFSET(site_file), MOEEP_KIND_TEXT},

@@ -232,7 +232,7 @@ static void test_log(void)
 {
 	struct line line = {0};
 	struct moeep_log log = {
-		.fn = log_line, .context = &line, .level = MOEEP_LOG_WARN, .rank = 3};
+		.fn = log_line, .context = &line, .fd = -1, .level = MOEEP_LOG_WARN, .rank = 3};
 	char text[3000];
 	char got[4096];
 	ssize_t n = -1;

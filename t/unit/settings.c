@@ -25,6 +25,7 @@ static const char *const variables[] = {
 	"MOEEP_CUDA_PDL",
 	"MOEEP_ID",
 	"MOEEP_ID_FILE",
+	"MOEEP_LOG_FILE",
 	"MOEEP_SITE_FILE",
 };
 

@@ -68,7 +68,7 @@ static void test_query(void)
 {
 	moeep_setting_info_t info = {.size = sizeof(info)};
 
-	write_file("MOEEP_TIMEOUT=500\nMOEEP_SPIN=no number\n");
+	write_file("MOEEP_SPIN=no number\nMOEEP_TIMEOUT=500\n");
 	for (unsigned int i = 0; moeep_setting_query(NULL, i, &info) == MOEEP_OK; i++) {
 		if (strcmp(info.name, "MOEEP_TIMEOUT") == 0) {
 			is_str(info.value, "500", "a setting of the file is told");

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* core/transport.c - by which way a rank reaches each peer, and what the log says of it. */
+#include "config.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/comm.h"
+#include "core/error.h"
+
+int moeep_comm_choose_transports(struct moeep_comm *comm)
+{
+	const struct moeep_peer *self = &comm->peers[comm->rank];
+
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		struct moeep_peer *peer = &comm->peers[rank];
+
+		if (peer->node != comm->peers[0].node) {
+			return moeep_fail(
+				MOEEP_ERR_UNSUPPORTED,
+				"ranks 0 and %d are on different hosts (%s and %s); this release "
+				"reaches peers by shared memory only",
+				rank, comm->peers[0].id.host_name, peer->id.host_name);
+		}
+		if (peer->id.net_namespace != 0 && comm->peers[0].id.net_namespace != 0 &&
+		    peer->id.net_namespace != comm->peers[0].id.net_namespace) {
+			return moeep_fail(
+				MOEEP_ERR_UNSUPPORTED,
+				"ranks 0 and %d run on one machine but not in one network "
+				"namespace, so they cannot pass memory to each other; containers "
+				"share it by the host's network",
+				rank);
+		}
+		if (rank == comm->rank) {
+			peer->transport = MOEEP_TRANSPORT_SELF;
+		} else if (moeep_identity_same_process(&self->id, &peer->id)) {
+			peer->transport = MOEEP_TRANSPORT_PROCESS;
+		} else {
+			peer->transport = comm->cuda ? MOEEP_TRANSPORT_CUDA : MOEEP_TRANSPORT_SHM;
+		}
+	}
+	return MOEEP_OK;
+}
+
+/* "rank 3" or "ranks 0-2, 5"; 0 if there is none. */
+static int list_peers(const struct moeep_comm *comm, moeep_transport_t transport, char *text,
+		      size_t size)
+{
+	size_t used = 0;
+	int count = 0;
+
+	for (int rank = 0; rank < comm->num_ranks; rank++) {
+		count += comm->peers[rank].transport == transport;
+	}
+	used = (size_t)snprintf(text, size, count == 1 ? "rank" : "ranks");
+	for (int first = 0, listed = 0; first < comm->num_ranks; first++) {
+		int last = first;
+
+		if (comm->peers[first].transport != transport) {
+			continue;
+		}
+		while (last + 1 < comm->num_ranks && comm->peers[last + 1].transport == transport) {
+			last++;
+		}
+		if (size - used < 24) {
+			snprintf(text + used, size - used, ", ...");
+			break;
+		}
+		used += (size_t)snprintf(text + used, size - used, "%s%d", listed++ ? ", " : " ",
+					 first);
+		if (last > first) {
+			used += (size_t)snprintf(text + used, size - used, "-%d", last);
+		}
+		first = last;
+	}
+	return count;
+}
+
+/* A line for each way that is taken: to whom, and why not by a better one. */
+void moeep_comm_log_transports(const struct moeep_comm *comm)
+{
+	static const struct {
+		moeep_transport_t transport;
+		const char *cause;
+	} ways[] = {
+		{MOEEP_TRANSPORT_PROCESS, "by plain pointers: threads of this process"},
+		{MOEEP_TRANSPORT_SHM, "by shared memory: other processes of this host, and not "
+				      "by a GPU, as this is the host backend"},
+		{MOEEP_TRANSPORT_CUDA, "by mapped device memory: other processes of this host, "
+				       "whose GPU this one reaches"},
+	};
+	char peers[160];
+
+	moeep_log(&comm->log, MOEEP_LOG_INFO, "rank %d of %d, %d on this host, %s backend",
+		  comm->rank, comm->num_ranks, comm->local_ranks,
+		  comm->settings.backend == MOEEP_BACKEND_CUDA ? "CUDA" : "host");
+	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+		if (list_peers(comm, ways[i].transport, peers, sizeof(peers)) > 0) {
+			moeep_log(&comm->log, MOEEP_LOG_INFO, "%s: %s", peers, ways[i].cause);
+		}
+	}
+}
