@@ -141,7 +141,15 @@ int moeep_client_notice(struct moeep_client *client)
 	struct moeep_boot_failure *failure = &client->body.failure;
 
 	if (client->header.type == MOEEP_BOOT_JOINED) {
-		client->host_rank = client->body.joined.host_rank;
+		const struct moeep_boot_joined *joined = &client->body.joined;
+
+		if (joined->host_rank < -1 || joined->host_rank >= client->base.num_ranks) {
+			client_break(client, MOEEP_ERR_RENDEZVOUS,
+				     "the rendezvous at %s speaks of rank %d", client->address,
+				     joined->host_rank);
+			return moeep_client_fail(client);
+		}
+		client->host_rank = joined->host_rank;
 		return MOEEP_OK;
 	}
 	if (client->header.type != MOEEP_BOOT_FAILURE) {
