@@ -80,13 +80,14 @@ int moeep_node_listen(const struct moeep_node_member *members, int count, int se
 	node->sockets = malloc((size_t)num_sockets * sizeof(*node->sockets));
 	node->ranks = calloc((size_t)count, sizeof(*node->ranks));
 	node->names = calloc((size_t)count, sizeof(*node->names));
+	/* Before anything that may fail: what is here is closed. */
+	for (int i = 0; node->sockets && i < num_sockets; i++) {
+		node->sockets[i] = -1;
+	}
 	if (!node->sockets || !node->ranks || !node->names) {
 		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for the host's exchange of %d ranks",
 				count);
 		goto close_node;
-	}
-	for (int i = 0; i < num_sockets; i++) {
-		node->sockets[i] = -1;
 	}
 	for (int i = 0; i < count; i++) {
 		node->ranks[i] = members[i].rank;
