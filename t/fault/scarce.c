@@ -30,11 +30,10 @@
 
 #include <moeep/moeep.h>
 
+#include "t/fault/whole.h"
 #include "t/tap.h"
 
 #define RANKS	   2
-#define HIDDEN	   64
-#define TOKENS	   4
 #define MOST_N	   2000
 #define TIMEOUT_MS 1500
 /* A run that takes longer hangs. */
@@ -112,73 +111,6 @@ static int count_fds(void)
 	return count;
 }
 
-/* All that a rank asks the library for, and gives back. */
-static int use_library(int rank, const moeep_unique_id_t *id)
-{
-	moeep_comm_config_t config = {.size = sizeof(config),
-				      .id = id,
-				      .backend = MOEEP_BACKEND_HOST,
-				      .timeout_ms = TIMEOUT_MS};
-	moeep_buffer_config_t buffer_config = {.size = sizeof(buffer_config),
-					       .modes = MOEEP_MODE_HT | MOEEP_MODE_LL,
-					       .num_experts = 4,
-					       .max_topk = 2,
-					       .hidden = HIDDEN,
-					       .ht_max_tokens = TOKENS,
-					       .ll_max_tokens = TOKENS};
-	uint16_t x[TOKENS][HIDDEN] = {{0}}, rows[RANKS * TOKENS][HIDDEN], out[TOKENS][HIDDEN];
-	int64_t experts[TOKENS][2] = {{0, 2}, {1, 3}, {2, -1}, {0, 3}};
-	float weights[TOKENS][2] = {{1, 1}, {1, 1}, {1, 1}, {1, 1}};
-	moeep_dispatch_args_t dispatch = {.size = sizeof(dispatch),
-					  .num_tokens = TOKENS,
-					  .x = x,
-					  .topk = 2,
-					  .topk_idx = &experts[0][0],
-					  .topk_weights = &weights[0][0],
-					  .capacity = RANKS * TOKENS,
-					  .recv_x = rows};
-	moeep_combine_args_t combine = {.size = sizeof(combine), .x = rows, .out = out};
-	moeep_buffer_t *buffer = NULL;
-	moeep_handle_t *handle = NULL;
-	moeep_event_t *event = NULL;
-	moeep_comm_t *comm = NULL;
-	void *symmetric = NULL;
-	int rc = moeep_comm_create(rank, RANKS, &config, &comm);
-
-	if (rc == MOEEP_OK) {
-		rc = moeep_mem_alloc(comm, 4096, 0, &symmetric);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_buffer_create(comm, &buffer_config, &buffer);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_handle_create(buffer, NULL, &handle);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_event_create(comm, 0, &event);
-	}
-	if (rc == MOEEP_OK) {
-		rc = moeep_dispatch(buffer, handle, &dispatch, NULL);
-	}
-	if (rc == MOEEP_OK) {
-		moeep_launch_t launch = {
-			.size = sizeof(launch), .stream = MOEEP_STREAM_BUFFER, .done_event = event};
-
-		rc = moeep_combine(buffer, handle, &combine, &launch);
-		if (rc == MOEEP_OK) {
-			rc = moeep_event_wait(event, MOEEP_TIMEOUT_NONE);
-		}
-	}
-	(void)moeep_event_destroy(event);
-	(void)moeep_handle_destroy(handle);
-	(void)moeep_buffer_destroy(buffer);
-	if (symmetric) {
-		(void)moeep_mem_free(comm, symmetric);
-	}
-	(void)moeep_comm_destroy(comm);
-	return rc;
-}
-
 static void run_rank(struct shared *s, int rank, long n)
 {
 	moeep_rendezvous_config_t config = {.size = sizeof(config), .timeout_ms = TIMEOUT_MS};
@@ -196,7 +128,7 @@ static void run_rank(struct shared *s, int rank, long n)
 		}
 	}
 	if (atomic_load(&s->ready) == 1) {
-		s->result[rank] = use_library(rank, &s->id);
+		s->result[rank] = whole_use(rank, RANKS, &s->id, TIMEOUT_MS);
 	}
 	snprintf(s->detail[rank], sizeof(s->detail[rank]), "%s", moeep_error_detail());
 	(void)moeep_rendezvous_destroy(rendezvous);
