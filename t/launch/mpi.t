@@ -21,7 +21,7 @@ try()
 	launcher=$3
 	called=$4
 	command -v "$compiler" >/dev/null 2>&1 && command -v "${launcher%% *}" >/dev/null 2>&1
-	tap_require "$name" $? 6 "$compiler and ${launcher%% *} are not both there" || return
+	tap_require "$name" $? 5 "$compiler and ${launcher%% *} are not both there" || return
 	# In a dialect that the headers of MPIs have no warnings in.
 	tap_run "$compiler" -std=gnu11 -Wall -Wextra -Werror -I"$abs_top_srcdir/include" \
 		-I"$abs_top_builddir/include" -o "$tap_dir/$name" "$abs_top_srcdir/t/launch/mpi_user.c" \
@@ -36,12 +36,11 @@ try()
 	tap_is "$(printf '%s\n' "$tap_out" |
 		grep -c "^rank [0-9]* of $ranks: $ranks rows came, 0 elements wrong\$")" "$ranks" \
 		"$name: every rank gets every rank's row" || tap_diag "$tap_out"
-	# Open MPI 4.1's mpirun may crash at an abort, which is its own affair: a shell keeps that to itself.
-	tap_run sh -c "timeout 100 $launcher -n $ranks $tap_dir/$name quit; exit \$?"
-	test "$tap_rc" -ne 124
-	tap_ok $? "$name: with a rank that does not come it ends"
+	# How a launcher ends when its processes do so without order is its own affair: Open MPI 4.1's may crash,
+	# or stay. What the ranks say before counts; a shell keeps the rest to itself.
+	tap_run sh -c "timeout -k 5 20 $launcher -n $ranks $tap_dir/$name quit; :"
 	tap_is "$(printf '%s\n' "$tap_out" | grep -c "^without the last rank: timed out")" \
-		"$((ranks - 1))" "$name: and the others are told" || tap_diag "$tap_out"
+		"$((ranks - 1))" "$name: without one of them the others are told so" || tap_diag "$tap_out"
 }
 
 openmpi="mpirun.openmpi --oversubscribe --mca mpi_yield_when_idle 1"
