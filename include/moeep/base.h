@@ -13,7 +13,7 @@
  * larger than the library knows is accepted if the unknown tail is zero; a smaller one, from a
  * program built against an older release, gets defaults for the fields it lacks. Reserved fields
  * and unknown flag bits must be zero. Of a structure that the library fills in, it writes what
- *fits, zeroes a tail that it does not know, and leaves size alone.
+ * fits, zeroes a tail that it does not know, and leaves size alone.
  *
  * Results. Functions return MOEEP_OK or one of the negative codes below. Outputs are set only on
  * success unless said otherwise. moeep_error_detail() then says, for the calling thread, which

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * moeep/mpi.h - how ranks of an MPI program meet. All of it is inline: the library is not linked
- *with MPI, and works with any.
+ * with MPI, and works with any.
  *
  *	moeep_mpi_t meet;
  *	moeep_comm_config_t config = {.size = sizeof(config)};
@@ -33,8 +33,8 @@ typedef struct moeep_mpi {
 	MPI_Comm comm; /* of its own */
 	int rank;
 	int num_ranks;
-	moeep_bootstrap_t
-		bootstrap; /* for moeep_comm_config_t; stays where it is while the comm lives */
+	/* For moeep_comm_config_t; stays where it is while the comm lives. */
+	moeep_bootstrap_t bootstrap;
 } moeep_mpi_t;
 
 static inline int moeep_mpi_allgather(void *context, const void *send, void *recv, size_t bytes,

@@ -12,6 +12,7 @@
 #include "bootstrap/hub.h"
 #include "bootstrap/proof.h"
 #include "bootstrap/socket.h"
+#include "core/rank_list.h"
 
 static void failure_set(struct moeep_boot_failure *failure, uint64_t round, int result, int lost,
 			const char *format, va_list args) __attribute__((format(printf, 5, 0)));
@@ -88,58 +89,25 @@ static void join_refuse(struct moeep_hub_conn *conn, int result, const char *for
 	conn->draining = true;
 }
 
-static bool is_absent(const struct moeep_hub_rank *rank)
+/* Of the hub that is the context. */
+static bool is_absent(const void *hub, int rank)
 {
-	return rank->presence == MOEEP_HUB_ABSENT;
+	return ((const struct moeep_hub *)hub)->ranks[rank].presence == MOEEP_HUB_ABSENT;
 }
 
-static bool is_here(const struct moeep_hub_rank *rank)
+static bool is_here(const void *hub, int rank)
 {
-	return rank->presence == MOEEP_HUB_HERE;
+	return ((const struct moeep_hub *)hub)->ranks[rank].presence == MOEEP_HUB_HERE;
 }
 
-static bool is_gone(const struct moeep_hub_rank *rank)
+static bool is_gone(const void *hub, int rank)
 {
-	return rank->presence == MOEEP_HUB_GONE;
+	return ((const struct moeep_hub *)hub)->ranks[rank].presence == MOEEP_HUB_GONE;
 }
 
-static bool is_not_gathered(const struct moeep_hub_rank *rank)
+static bool is_not_gathered(const void *hub, int rank)
 {
-	return !rank->gathered;
-}
-
-/* "rank 3" or "ranks 1, 3-7, ..." */
-static void list_ranks(const struct moeep_hub *hub, bool (*chosen)(const struct moeep_hub_rank *),
-		       char *text, size_t size)
-{
-	const char *separator = " ";
-	size_t used;
-	int count = 0;
-
-	for (int rank = 0; rank < hub->num_ranks; rank++) {
-		count += chosen(&hub->ranks[rank]);
-	}
-	used = (size_t)snprintf(text, size, count == 1 ? "rank" : "ranks");
-	for (int first = 0; first < hub->num_ranks; first++) {
-		int last = first;
-
-		if (!chosen(&hub->ranks[first])) {
-			continue;
-		}
-		while (last + 1 < hub->num_ranks && chosen(&hub->ranks[last + 1])) {
-			last++;
-		}
-		if (size - used < 24) {
-			snprintf(text + used, size - used, ", ...");
-			return;
-		}
-		used += (size_t)snprintf(text + used, size - used, "%s%d", separator, first);
-		if (last > first) {
-			used += (size_t)snprintf(text + used, size - used, "-%d", last);
-		}
-		separator = ", ";
-		first = last;
-	}
+	return !((const struct moeep_hub *)hub)->ranks[rank].gathered;
 }
 
 /* The lowest rank in the hub's process: if the hub's connections end without a word, it is lost. */
@@ -272,7 +240,7 @@ bool moeep_hub_gather(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 		return true;
 	}
 	if (hub->departed) {
-		list_ranks(hub, is_gone, text, sizeof(text));
+		(void)moeep_list_ranks(hub->num_ranks, is_gone, hub, text, sizeof(text));
 		group_fail(hub, MOEEP_ERR_PEER_LOST, -1,
 			   "rank %d began exchange %llu, but %s had left", conn->rank,
 			   (unsigned long long)hub->round, text);
@@ -386,7 +354,7 @@ int64_t moeep_hub_expire(struct moeep_hub *hub, int64_t now)
 		if (now < hub->join_deadline) {
 			return hub->join_deadline;
 		}
-		list_ranks(hub, is_absent, text, sizeof(text));
+		(void)moeep_list_ranks(hub->num_ranks, is_absent, hub, text, sizeof(text));
 		group_fail(hub, MOEEP_ERR_TIMEOUT, -1, "joining: waiting for %s of %d%s", text,
 			   hub->num_ranks,
 			   hub->starved
@@ -396,7 +364,7 @@ int64_t moeep_hub_expire(struct moeep_hub *hub, int64_t now)
 		if (now < hub->round_deadline) {
 			return hub->round_deadline;
 		}
-		list_ranks(hub, is_not_gathered, text, sizeof(text));
+		(void)moeep_list_ranks(hub->num_ranks, is_not_gathered, hub, text, sizeof(text));
 		group_fail(hub, MOEEP_ERR_TIMEOUT, first_not_gathered(hub),
 			   "exchange %llu: waiting for %s of %d", (unsigned long long)hub->round,
 			   text, hub->num_ranks);
@@ -407,7 +375,8 @@ int64_t moeep_hub_expire(struct moeep_hub *hub, int64_t now)
 void moeep_hub_dismiss(struct moeep_hub *hub)
 {
 	if (hub->here > 0) {
-		list_ranks(hub, is_here, hub->remaining, sizeof(hub->remaining));
+		(void)moeep_list_ranks(hub->num_ranks, is_here, hub, hub->remaining,
+				       sizeof(hub->remaining));
 	}
 	group_fail(hub, MOEEP_ERR_PEER_LOST, -1, "the rendezvous was destroyed");
 }

@@ -7,6 +7,7 @@
 
 #include "core/comm.h"
 #include "core/error.h"
+#include "core/rank_list.h"
 
 int moeep_comm_choose_transports(struct moeep_comm *comm)
 {
@@ -42,38 +43,17 @@ int moeep_comm_choose_transports(struct moeep_comm *comm)
 	return MOEEP_OK;
 }
 
-/* "rank 3" or "ranks 0-2, 5"; 0 if there is none. */
-static int list_peers(const struct moeep_comm *comm, moeep_transport_t transport, char *text,
-		      size_t size)
+/* Which peers are reached so? */
+struct by {
+	const struct moeep_comm *comm;
+	moeep_transport_t transport;
+};
+
+static bool is_reached_by(const void *context, int rank)
 {
-	size_t used = 0;
-	int count = 0;
+	const struct by *by = context;
 
-	for (int rank = 0; rank < comm->num_ranks; rank++) {
-		count += comm->peers[rank].transport == transport;
-	}
-	used = (size_t)snprintf(text, size, count == 1 ? "rank" : "ranks");
-	for (int first = 0, listed = 0; first < comm->num_ranks; first++) {
-		int last = first;
-
-		if (comm->peers[first].transport != transport) {
-			continue;
-		}
-		while (last + 1 < comm->num_ranks && comm->peers[last + 1].transport == transport) {
-			last++;
-		}
-		if (size - used < 24) {
-			snprintf(text + used, size - used, ", ...");
-			break;
-		}
-		used += (size_t)snprintf(text + used, size - used, "%s%d", listed++ ? ", " : " ",
-					 first);
-		if (last > first) {
-			used += (size_t)snprintf(text + used, size - used, "-%d", last);
-		}
-		first = last;
-	}
-	return count;
+	return by->comm->peers[rank].transport == by->transport;
 }
 
 /* A line for each way that is taken: to whom, and why not by a better one. */
@@ -95,7 +75,10 @@ void moeep_comm_log_transports(const struct moeep_comm *comm)
 		  comm->rank, comm->num_ranks, comm->local_ranks,
 		  comm->settings.backend == MOEEP_BACKEND_CUDA ? "CUDA" : "host");
 	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-		if (list_peers(comm, ways[i].transport, peers, sizeof(peers)) > 0) {
+		const struct by by = {comm, ways[i].transport};
+
+		if (moeep_list_ranks(comm->num_ranks, is_reached_by, &by, peers, sizeof(peers)) >
+		    0) {
 			moeep_log(&comm->log, MOEEP_LOG_INFO, "%s: %s", peers, ways[i].cause);
 		}
 	}

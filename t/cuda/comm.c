@@ -5,7 +5,6 @@
  */
 #include "config.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 
 #include "cuda/driver_calls.h"
 #include "t/cuda/child.h"
+#include "t/fault/fault.h"
 #include "t/tap.h"
 
 #define FAKE	  "MOEEP_CUDA_DRIVER=" FAKE_DRIVER
@@ -79,23 +79,9 @@ static void *run_rank(void *arg)
 	return NULL;
 }
 
-static int open_files(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int count = 0;
-
-	while (dir && readdir(dir)) {
-		count++;
-	}
-	if (dir) {
-		closedir(dir);
-	}
-	return count;
-}
-
 static void run_process(struct rank *rank)
 {
-	int before = open_files();
+	int before = fault_count_fds();
 
 	alarm(60);
 	if (group->odd_driver && rank->rank == 1) {
@@ -103,7 +89,7 @@ static void run_process(struct rank *rank)
 	}
 	run_rank(rank);
 	rank->live = child_live();
-	_exit(open_files() == before ? 0 : 2);
+	_exit(fault_count_fds() == before ? 0 : 2);
 }
 
 /* In a child: run the group. rc is the number of ranks whose process left files open or died. */
@@ -111,7 +97,7 @@ static void run_group(struct child *child)
 {
 	moeep_rendezvous_t *rendezvous;
 	pid_t pids[NUM_RANKS];
-	int before = open_files();
+	int before = fault_count_fds();
 
 	if (moeep_rendezvous_create(NULL, &rendezvous, &group->id) != MOEEP_OK) {
 		child->rc = -1;
@@ -141,7 +127,7 @@ static void run_group(struct child *child)
 		child->rc += status != 0;
 	}
 	moeep_rendezvous_destroy(rendezvous);
-	child->rc += open_files() != before;
+	child->rc += fault_count_fds() != before;
 }
 
 /* False if it did not end as it should whatever the ranks' results: in time, and with nothing left.

@@ -10,7 +10,6 @@
  */
 #include "config.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -30,6 +29,7 @@
 
 #include <moeep/moeep.h>
 
+#include "t/fault/fault.h"
 #include "t/fault/whole.h"
 #include "t/tap.h"
 
@@ -97,25 +97,11 @@ struct shared {
 	char detail[RANKS][200];
 };
 
-static int count_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int count = 0;
-
-	while (dir && readdir(dir)) {
-		count++;
-	}
-	if (dir) {
-		closedir(dir);
-	}
-	return count;
-}
-
 static void run_rank(struct shared *s, int rank, long n)
 {
 	moeep_rendezvous_config_t config = {.size = sizeof(config), .timeout_ms = TIMEOUT_MS};
 	moeep_rendezvous_t *rendezvous = NULL;
-	int fds = count_fds();
+	int fds = fault_count_fds();
 
 	alarm(LIMIT_S);
 	refuse_at = n;
@@ -133,7 +119,7 @@ static void run_rank(struct shared *s, int rank, long n)
 	snprintf(s->detail[rank], sizeof(s->detail[rank]), "%s", moeep_error_detail());
 	(void)moeep_rendezvous_destroy(rendezvous);
 	refuse_at = -1;
-	s->leaked[rank] = count_fds() - fds;
+	s->leaked[rank] = fault_count_fds() - fds;
 	s->asked[rank] = atomic_load(&asked);
 	snprintf(s->refused[rank], sizeof(s->refused[rank]), "%s", refused ? refused : "nothing");
 }
