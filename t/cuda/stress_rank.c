@@ -68,6 +68,7 @@ struct run {
 	int num_lanes;
 	int most_sms;
 	int round;
+	long operations; /* of this rank, so far */
 	struct rng rng;
 	struct lane lanes[STRESS_LANES];
 	struct stress_load load;
@@ -597,6 +598,7 @@ static int play_round(struct run *r)
 		for (int i = 0; i < r->num_lanes; i++) {
 			if (step < r->lanes[i].num_steps) {
 				RANK_DO(start(r, &r->lanes[i], step));
+				r->operations += r->lanes[i].steps[step].phase != MOEEP_PHASE_SEND;
 			}
 		}
 	}
@@ -630,6 +632,9 @@ static int all_rounds(struct run *r)
 {
 	for (r->round = 0; r->round < r->s->rounds; r->round++) {
 		RANK_DO(play_round(r));
+	}
+	if (r->rank == 0) {
+		tap_diag("%ld operations of each rank", r->operations);
 	}
 	return 0;
 }
