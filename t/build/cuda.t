@@ -59,6 +59,10 @@ value()
 	sed -n "s/^$1 = *//p" "$abs_top_builddir/Makefile"
 }
 
+# This build was made without what is not there.
+nettle=
+grep -q '^#define MOEEP_HAVE_NETTLE 1' "$abs_top_builddir/config.h" || nettle=--without-nettle
+
 # copy SOURCE BUILD: a configured copy
 copy()
 {
@@ -69,8 +73,10 @@ copy()
 		Makefile.in moeep.pc.in bootstrap build-aux m4 include kernels lib $(echo */*.am)) |
 		(cd "$1" && tar xpf -) || return
 	chmod -R u+w "$1" && cp "$tap_dir/cache" "$2" && cd "$2" || return
+	# The option is there or not.
+	# shellcheck disable=SC2086
 	"$1/configure" -q --cache-file=cache --enable-shared --disable-static --without-verbs \
-		--with-cuda NVCC="$(value NVCC)" NVCC_GENCODE="$(value NVCC_GENCODE)" \
+		$nettle --with-cuda NVCC="$(value NVCC)" NVCC_GENCODE="$(value NVCC_GENCODE)" \
 		NVCCFLAGS="$(value NVCCFLAGS)" CC="$(value CC)" CFLAGS="-O1 -g0" CCASFLAGS=-g0
 }
 
