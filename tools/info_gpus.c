@@ -3,8 +3,11 @@
 #include <config.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -50,6 +53,7 @@ static void look_at_gpu(struct info_gpu *gpu, const struct moeep_cu *cu, int ord
 	gpu->minor = attribute(cu, device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 	gpu->sms = attribute(cu, device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
 	gpu->bytes = cu->cuDeviceTotalMem(&bytes, device) == CUDA_SUCCESS ? bytes : 0;
+	gpu->dma_buf = attribute(cu, device, CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED) != 0;
 	gpu->usable = tool_cu_try_library(ordinal, gpu->why, sizeof(gpu->why));
 }
 
@@ -149,7 +153,7 @@ static bool ended(pid_t pid, char *why, size_t why_size)
 	return true;
 }
 
-void info_gpus_look(struct info_gpus *gpus)
+static void look_at_all(struct info_gpus *gpus)
 {
 	struct info_gpus *shared;
 	pid_t giver, taker;
@@ -184,151 +188,70 @@ out:
 	munmap(shared, sizeof(*shared));
 }
 
-static void text_field(const char *name, const char *value)
+static void put_number(struct machine *machine, int64_t number, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void put_number(struct machine *machine, int64_t number, const char *format, ...)
 {
-	printf("  %-16s", name);
-	print_text(stdout, value);
-	putchar('\n');
+	char name[MACHINE_NAME], text[24];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(name, sizeof(name), format, args);
+	va_end(args);
+	snprintf(text, sizeof(text), "%" PRId64, number);
+	machine_put(machine, text, "%s", name);
 }
 
-/* "NVLink" only where one GPU's atomics reach the other natively: PCIe has none. */
-static const char *link_name(const struct info_link *link)
+static void put_gpu(struct machine *machine, const struct info_gpus *gpus, int i)
 {
-	return !link->access ? "none" : link->atomics ? "NVLink" : "PCIe";
-}
+	const struct info_gpu *gpu = &gpus->gpu[i];
 
-static void text_links(const struct info_gpus *gpus)
-{
-	char name[16];
-
-	printf("  %-16s", "peers reached by");
+	/* In the names all GPUs are of the driver's count, which may be less than PCI's. */
+	machine_put(machine, gpu->pci, "driver/gpu/%d/pci", i);
+	machine_put(machine, gpu->name, "driver/gpu/%d/name", i);
+	machine_put(machine, gpu->usable ? "yes" : gpu->why, "driver/gpu/%d/usable", i);
+	machine_put(machine, gpu->dma_buf ? "1" : "0", "driver/gpu/%d/dma_buf", i);
+	put_number(machine, gpu->major, "driver/gpu/%d/capability_major", i);
+	put_number(machine, gpu->minor, "driver/gpu/%d/capability_minor", i);
+	put_number(machine, gpu->sms, "driver/gpu/%d/sms", i);
+	put_number(machine, (int64_t)gpu->bytes, "driver/gpu/%d/bytes", i);
 	for (int j = 0; j < gpus->count; j++) {
-		snprintf(name, sizeof(name), "GPU %d", j);
-		printf(" %-10s", name);
-	}
-	putchar('\n');
-	for (int i = 0; i < gpus->count; i++) {
-		snprintf(name, sizeof(name), "GPU %d", i);
-		printf("  %16s", name);
-		for (int j = 0; j < gpus->count; j++) {
-			const struct info_link *link = &gpus->link[i][j];
+		const struct info_link *link = &gpus->link[i][j];
 
-			if (i == j) {
-				snprintf(name, sizeof(name), "itself");
-			} else if (link->access) {
-				snprintf(name, sizeof(name), "%s, %d", link_name(link), link->rank);
-			} else {
-				snprintf(name, sizeof(name), "none");
-			}
-			printf(" %-10s", name);
+		if (i != j) {
+			machine_put(machine,
+				    !link->access   ? "none"
+				    : link->atomics ? "nvlink"
+						    : "pcie",
+				    "driver/gpu/%d/peer/%d", i, j);
 		}
-		putchar('\n');
-	}
-}
-
-/* Which architectures this build has code for; configure's words. */
-static void text_kernels(void)
-{
-	moeep_feature_info_t info = {.size = sizeof(info)};
-	char line[300];
-
-	for (unsigned i = 0; moeep_feature_query(i, &info) == 0; i++) {
-		if (!strcmp(info.name, "cuda")) {
-			snprintf(line, sizeof(line), "%s%.250s",
-				 info.enabled ? "" : "none: ", info.reason);
-			text_field("kernels", line);
+		if (i != j && link->access) {
+			put_number(machine, link->rank, "driver/gpu/%d/peer_rank/%d", i, j);
 		}
 	}
 }
 
-void info_gpus_text(const struct info_gpus *gpus)
+void info_gpus_look(struct machine *machine)
 {
-	char line[700], name[16], bytes[HUMAN_TEXT];
+	struct info_gpus *gpus = calloc(1, sizeof(*gpus));
 
-	printf("\nGPUs\n");
-	if (gpus->found) {
-		snprintf(line, sizeof(line), "for CUDA %d.%d; %d.%d or later is needed",
-			 gpus->found / 1000, gpus->found % 1000 / 10, gpus->needed / 1000,
-			 gpus->needed % 1000 / 10);
-	} else {
-		snprintf(line, sizeof(line), "none; one for CUDA %d.%d or later is needed",
-			 gpus->needed / 1000, gpus->needed % 1000 / 10);
-	}
-	text_field("driver", line);
-	text_kernels();
-	if (gpus->why[0]) {
-		snprintf(line, sizeof(line), "none: %s", gpus->why);
-		text_field("usable", line);
+	if (!gpus) {
+		machine->failed = true;
 		return;
 	}
+	look_at_all(gpus);
+	if (gpus->found) {
+		put_number(machine, gpus->found, "driver/version");
+	}
+	if (gpus->why[0]) {
+		machine_put(machine, gpus->why, "driver/not_usable");
+	} else {
+		machine_put(machine, gpus->passed ? "yes" : gpus->not_passed,
+			    "driver/memory_passed");
+	}
 	for (int i = 0; i < gpus->count; i++) {
-		const struct info_gpu *gpu = &gpus->gpu[i];
-
-		snprintf(name, sizeof(name), "GPU %d", i);
-		snprintf(line, sizeof(line), "%s, compute capability %d.%d, %d SMs, %s, PCI %s",
-			 gpu->name, gpu->major, gpu->minor, gpu->sms,
-			 human_bytes(gpu->bytes, bytes), gpu->pci);
-		text_field(name, line);
-		snprintf(line, sizeof(line), "usable by moeep: %s%s",
-			 gpu->usable ? "yes" : "no: ", gpu->usable ? "" : gpu->why);
-		text_field("", line);
+		put_gpu(machine, gpus, i);
 	}
-	if (gpus->count > 1) {
-		text_links(gpus);
-	}
-	snprintf(line, sizeof(line), "%s%s",
-		 gpus->passed ? "passed between processes: yes, it was tried"
-			      : "passed between processes: no: ",
-		 gpus->passed ? "" : gpus->not_passed);
-	text_field("device memory", line);
-}
-
-static void json_links(struct json *json, const struct info_gpus *gpus)
-{
-	json_array(json, "peers");
-	for (int i = 0; i < gpus->count * gpus->count; i++) {
-		int from = i / gpus->count, to = i % gpus->count;
-		const struct info_link *link = &gpus->link[from][to];
-
-		if (from == to) {
-			continue;
-		}
-		json_object(json, NULL);
-		json_int(json, "from", from);
-		json_int(json, "to", to);
-		json_string(json, "link", link_name(link));
-		json_bool(json, "access", link->access);
-		json_bool(json, "native_atomics", link->atomics);
-		json_int(json, "performance_rank", link->rank);
-		json_close(json);
-	}
-	json_close(json);
-}
-
-void info_gpus_json(struct json *json, const struct info_gpus *gpus)
-{
-	json_object(json, "gpus");
-	json_int(json, "driver_version", gpus->found);
-	json_int(json, "driver_version_needed", gpus->needed);
-	json_string(json, "not_usable_because", gpus->why[0] ? gpus->why : NULL);
-	json_array(json, "devices");
-	for (int i = 0; i < gpus->count; i++) {
-		const struct info_gpu *gpu = &gpus->gpu[i];
-
-		json_object(json, NULL);
-		json_string(json, "name", gpu->name);
-		json_string(json, "pci", gpu->pci);
-		json_int(json, "compute_capability_major", gpu->major);
-		json_int(json, "compute_capability_minor", gpu->minor);
-		json_int(json, "sms", gpu->sms);
-		json_uint(json, "memory_bytes", gpu->bytes);
-		json_bool(json, "usable", gpu->usable);
-		json_string(json, "not_usable_because", gpu->usable ? NULL : gpu->why);
-		json_close(json);
-	}
-	json_close(json);
-	json_links(json, gpus);
-	json_bool(json, "memory_passed_between_processes", gpus->passed);
-	json_string(json, "memory_not_passed_because", gpus->passed ? NULL : gpus->not_passed);
-	json_close(json);
+	free(gpus);
 }

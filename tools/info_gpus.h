@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "info_machine.h"
 #include "output.h"
 
 #define INFO_MAX_GPUS 32
@@ -24,6 +25,7 @@ struct info_gpu {
 	int minor;
 	int sms;
 	uint64_t bytes;
+	bool dma_buf;  /* RDMA devices reach its memory without a module for it */
 	bool usable;   /* by the library */
 	char why[240]; /* not */
 };
@@ -46,8 +48,14 @@ struct info_gpus {
 	char not_passed[300];
 };
 
-void info_gpus_look(struct info_gpus *gpus);
-void info_gpus_text(const struct info_gpus *gpus);
+/* Into the machine. */
+void info_gpus_look(struct machine *machine);
+
+/* And from it. */
+void info_gpus_take(const struct machine *machine, struct info_gpus *gpus);
+
+/* here: it is this machine, so that this build's kernels matter. */
+void info_gpus_text(const struct info_gpus *gpus, bool here);
 void info_gpus_json(struct json *json, const struct info_gpus *gpus);
 
 #endif

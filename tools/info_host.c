@@ -1,46 +1,27 @@
 /* SPDX-License-Identifier: MIT */
-/* tools/info_host.c - what this host offers: found out, and written as text and as JSON. */
+/* tools/info_host.c - what a host offers, as text and as JSON. */
 #include <config.h>
 
-#include <errno.h>
-#include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
 
 #include "info_host.h"
 
-/* The first line of a file, without its newline; "" if there is none. */
-static void read_line(const char *path, char *text, size_t size)
-{
-	FILE *file = fopen(path, "re");
-
-	text[0] = '\0';
-	if (!file) {
-		return;
-	}
-	if (!fgets(text, (int)size, file)) {
-		text[0] = '\0';
-	}
-	text[strcspn(text, "\n")] = '\0';
-	fclose(file);
-}
+#define THP "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 
 /* Of "always within_size [never]" the word in brackets. */
-static void take_bracketed(char *text)
+static void take_bracketed(char *text, size_t size, const char *list)
 {
-	char *start = strchr(text, '['), *end = start ? strchr(start, ']') : NULL;
+	const char *start = list ? strchr(list, '[') : NULL;
+	const char *end = start ? strchr(start, ']') : NULL;
 
+	text[0] = '\0';
 	if (end) {
-		*end = '\0';
-		memmove(text, start + 1, strlen(start + 1) + 1);
+		snprintf(text, size, "%.*s", (int)(end - start - 1), start + 1);
 	}
 }
 
-/* Numbers in a list such as "0-1,4"; 1 if there is none: every machine has a node. */
+/* Numbers in a list such as "0-1,4". */
 static int count_list(const char *text)
 {
 	int count = 0;
@@ -52,151 +33,165 @@ static int count_list(const char *text)
 		if (*end == '-') {
 			last = strtol(end + 1, &end, 10);
 		}
-		if (last >= first && last - first < 65536) {
+		if (first >= 0 && last >= first && last < 65536) {
 			count += (int)(last - first + 1);
 		}
 		text = *end == ',' ? end + 1 : end;
 	}
+	return count < 65536 ? count : 65536;
+}
+
+int info_host_numa_nodes(const struct machine *machine)
+{
+	const char *online = machine_get(machine, "/sys/devices/system/node/online");
+	int count = online ? count_list(online) : 0;
+
 	return count > 0 ? count : 1;
 }
 
-static int count_cpus(void)
+static const char *known(const char *value)
 {
-	/* More than the fixed set has, on the machines that need it. */
-	for (int cpus = 1024; cpus <= 1 << 20; cpus *= 2) {
-		cpu_set_t *set = CPU_ALLOC(cpus);
-		size_t size = CPU_ALLOC_SIZE(cpus);
-		int count;
-
-		if (!set) {
-			break;
-		}
-		if (sched_getaffinity(0, size, set) == 0) {
-			count = CPU_COUNT_S(size, set);
-			CPU_FREE(set);
-			return count;
-		}
-		CPU_FREE(set);
-		if (errno != EINVAL) {
-			break;
-		}
-	}
-	return (int)sysconf(_SC_NPROCESSORS_ONLN);
+	return value ? value : "unknown";
 }
 
-int info_host_look(struct info_host *host)
+static void text_nodes(const struct machine *machine)
 {
-	struct statvfs shm;
-	char nodes[256];
-	int fd;
+	int count = info_host_numa_nodes(machine);
 
-	memset(host, 0, sizeof(*host));
-	if (uname(&host->uname)) {
-		fprintf(stderr, "moeep-info: uname: %s\n", strerror(errno));
-		return -1;
-	}
-	read_line("/proc/sys/kernel/random/boot_id", host->boot_id, sizeof(host->boot_id));
-	host->cpus_online = (int)sysconf(_SC_NPROCESSORS_ONLN);
-	host->cpus_allowed = count_cpus();
-	read_line("/sys/devices/system/node/online", nodes, sizeof(nodes));
-	host->numa_nodes = count_list(nodes);
-	host->memory_known = memory_limit_get(&host->memory) == 0;
-	if (getrlimit(RLIMIT_MEMLOCK, &host->memlock)) {
-		host->memlock.rlim_cur = 0;
-	}
-	if (statvfs("/dev/shm", &shm) == 0) {
-		host->shm_known = true;
-		host->shm_bytes = (uint64_t)shm.f_blocks * shm.f_frsize;
-		host->shm_free = (uint64_t)shm.f_bavail * shm.f_frsize;
-	}
-	fd = memfd_create("moeep-info", MFD_CLOEXEC);
-	if (fd < 0) {
-		host->memfd_errno = errno;
-	} else {
-		close(fd);
-	}
-	read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", nodes, sizeof(nodes));
-	take_bracketed(nodes);
-	snprintf(host->thp_shmem, sizeof(host->thp_shmem), "%.31s", nodes);
-	return 0;
-}
+	printf("  %-16s%d", "NUMA nodes", count);
+	for (int i = 0; count > 1 && i < count; i++) {
+		const char *cpus =
+			machine_get(machine, "/sys/devices/system/node/node%d/cpulist", i);
 
-static void text_field(const char *name, const char *value)
-{
-	printf("  %-16s", name);
-	print_text(stdout, value);
+		if (cpus) {
+			printf("%s node %d: processors %s", i ? ";" : ",", i, cpus);
+		}
+	}
 	putchar('\n');
 }
 
-void info_host_text(const struct info_host *host)
+static void text_memory(const struct machine *machine)
 {
+	int64_t total = machine_number(machine, -1, "host/memory_bytes");
+	int64_t left = machine_number(machine, 0, "host/memory_available_bytes");
+	const char *limit = machine_get(machine, "host/locked_memory_bytes");
 	char line[256], a[HUMAN_TEXT], b[HUMAN_TEXT];
 
-	printf("\nHost\n");
-	text_field("name", host->uname.nodename);
-	snprintf(line, sizeof(line), "%.64s %.100s %.60s", host->uname.sysname, host->uname.release,
-		 host->uname.machine);
-	text_field("kernel", line);
-	text_field("boot id", host->boot_id[0] ? host->boot_id : "unknown");
-	snprintf(line, sizeof(line), "%d of %d for this process", host->cpus_allowed,
-		 host->cpus_online);
-	text_field("processors", line);
-	snprintf(line, sizeof(line), "%d", host->numa_nodes);
-	text_field("NUMA nodes", line);
-	if (host->memory_known) {
-		snprintf(line, sizeof(line), "%s, of which %s left by %s",
-			 human_bytes(host->memory.total, a), human_bytes(host->memory.available, b),
-			 host->memory.limited_by);
-	} else {
-		snprintf(line, sizeof(line), "unknown");
+	snprintf(line, sizeof(line), "unknown");
+	if (total >= 0) {
+		snprintf(line, sizeof(line), "%s, of which %s left by %.60s",
+			 human_bytes((uint64_t)total, a), human_bytes((uint64_t)left, b),
+			 known(machine_get(machine, "host/memory_limited_by")));
 	}
-	text_field("memory", line);
-	text_field("locked memory", host->memlock.rlim_cur == RLIM_INFINITY
-					    ? "no limit"
-					    : human_bytes(host->memlock.rlim_cur, a));
-	if (host->memfd_errno) {
-		snprintf(line, sizeof(line), "memfd_create: %s", strerror(host->memfd_errno));
-	} else {
-		snprintf(line, sizeof(line), "yes, anonymous (memfd)");
-	}
-	text_field("shared memory", line);
-	if (host->shm_known) {
-		snprintf(line, sizeof(line), "%s, %s free; not needed by moeep",
-			 human_bytes(host->shm_bytes, a), human_bytes(host->shm_free, b));
-		text_field("/dev/shm", line);
-	}
-	snprintf(line, sizeof(line), "%s, in shared memory",
-		 host->thp_shmem[0] ? host->thp_shmem : "unknown");
-	text_field("huge pages", line);
+	print_field("memory", line);
+	print_field("locked memory", !limit ? "unknown"
+				     : strcmp(limit, "unlimited") == 0
+					     ? "no limit"
+					     : human_bytes(strtoull(limit, NULL, 10), a));
 }
 
-void info_host_json(struct json *json, const struct info_host *host)
+static void text_shared(const struct machine *machine)
 {
-	json_object(json, "host");
-	json_string(json, "name", host->uname.nodename);
-	json_string(json, "system", host->uname.sysname);
-	json_string(json, "kernel", host->uname.release);
-	json_string(json, "machine", host->uname.machine);
-	json_string(json, "boot_id", host->boot_id[0] ? host->boot_id : NULL);
-	json_int(json, "processors_online", host->cpus_online);
-	json_int(json, "processors_allowed", host->cpus_allowed);
-	json_int(json, "numa_nodes", host->numa_nodes);
-	if (host->memory_known) {
-		json_uint(json, "memory_bytes", host->memory.total);
-		json_uint(json, "memory_available_bytes", host->memory.available);
-		json_string(json, "memory_limited_by", host->memory.limited_by);
-	}
-	if (host->memlock.rlim_cur == RLIM_INFINITY) {
-		json_string(json, "locked_memory_bytes", NULL);
+	const char *memfd = machine_get(machine, "host/anonymous_shared_memory");
+	int64_t shm = machine_number(machine, -1, "host/dev_shm_bytes");
+	int64_t left = machine_number(machine, 0, "host/dev_shm_free_bytes");
+	char line[256], thp[32], a[HUMAN_TEXT], b[HUMAN_TEXT];
+
+	if (memfd && strcmp(memfd, "yes") == 0) {
+		snprintf(line, sizeof(line), "yes, anonymous (memfd)");
 	} else {
-		json_uint(json, "locked_memory_bytes", host->memlock.rlim_cur);
+		snprintf(line, sizeof(line), "memfd_create: %.200s", known(memfd));
 	}
-	json_bool(json, "anonymous_shared_memory", host->memfd_errno == 0);
-	if (host->shm_known) {
-		json_uint(json, "dev_shm_bytes", host->shm_bytes);
-		json_uint(json, "dev_shm_free_bytes", host->shm_free);
+	print_field("shared memory", line);
+	if (shm >= 0) {
+		snprintf(line, sizeof(line), "%s, %s free; not needed by moeep",
+			 human_bytes((uint64_t)shm, a), human_bytes((uint64_t)left, b));
+		print_field("/dev/shm", line);
 	}
-	json_string(json, "transparent_huge_pages_shmem",
-		    host->thp_shmem[0] ? host->thp_shmem : NULL);
+	take_bracketed(thp, sizeof(thp), machine_get(machine, THP));
+	snprintf(line, sizeof(line), "%s, in shared memory", thp[0] ? thp : "unknown");
+	print_field("huge pages", line);
+}
+
+void info_host_text(const struct machine *machine)
+{
+	const char *processor = machine_get(machine, "host/processor");
+	char line[512], bytes[HUMAN_TEXT];
+
+	printf("\nHost\n");
+	print_field("name", known(machine_get(machine, "host/name")));
+	snprintf(line, sizeof(line), "%.64s %.100s %.60s",
+		 known(machine_get(machine, "host/system")),
+		 known(machine_get(machine, "host/kernel")),
+		 known(machine_get(machine, "host/machine")));
+	print_field("kernel", line);
+	snprintf(line, sizeof(line), "%s",
+		 human_bytes((uint64_t)machine_number(machine, 0, "host/page_bytes"), bytes));
+	print_field("page", line);
+	print_field("boot id", known(machine_get(machine, "/proc/sys/kernel/random/boot_id")));
+	snprintf(line, sizeof(line), "%d of %d for this process%s%.100s",
+		 (int)machine_number(machine, 0, "host/processors_allowed"),
+		 (int)machine_number(machine, 0, "host/processors_online"), processor ? "; " : "",
+		 processor ? processor : "");
+	print_field("processors", line);
+	text_nodes(machine);
+	text_memory(machine);
+	print_field("open files", known(machine_get(machine, "host/open_files")));
+	text_shared(machine);
+}
+
+/* As a number; null if it is none. */
+static void json_fact(struct json *json, const char *key, const struct machine *machine,
+		      const char *name)
+{
+	int64_t number = machine_number(machine, -1, "%s", name);
+
+	if (number < 0) {
+		json_string(json, key, NULL);
+	} else {
+		json_int(json, key, number);
+	}
+}
+
+void info_host_json(struct json *json, const struct machine *machine)
+{
+	static const struct {
+		const char *key, *name;
+	} texts[] =
+		{
+			{"name", "host/name"},
+			{"system", "host/system"},
+			{"kernel", "host/kernel"},
+			{"machine", "host/machine"},
+			{"processor", "host/processor"},
+			{"boot_id", "/proc/sys/kernel/random/boot_id"},
+			{"memory_limited_by", "host/memory_limited_by"},
+		},
+	  numbers[] = {
+		  {"processors_online", "host/processors_online"},
+		  {"processors_allowed", "host/processors_allowed"},
+		  {"page_bytes", "host/page_bytes"},
+		  {"memory_bytes", "host/memory_bytes"},
+		  {"memory_available_bytes", "host/memory_available_bytes"},
+		  /* null: no limit */
+		  {"locked_memory_bytes", "host/locked_memory_bytes"},
+		  {"open_files", "host/open_files"},
+		  {"dev_shm_bytes", "host/dev_shm_bytes"},
+		  {"dev_shm_free_bytes", "host/dev_shm_free_bytes"},
+	  };
+	const char *memfd = machine_get(machine, "host/anonymous_shared_memory");
+	char thp[32];
+
+	json_object(json, "host");
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		json_string(json, texts[i].key, machine_get(machine, "%s", texts[i].name));
+	}
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+		json_fact(json, numbers[i].key, machine, numbers[i].name);
+	}
+	json_int(json, "numa_nodes", info_host_numa_nodes(machine));
+	json_bool(json, "anonymous_shared_memory", memfd && strcmp(memfd, "yes") == 0);
+	take_bracketed(thp, sizeof(thp), machine_get(machine, THP));
+	json_string(json, "transparent_huge_pages_shmem", thp[0] ? thp : NULL);
 	json_close(json);
 }

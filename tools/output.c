@@ -71,6 +71,13 @@ void print_text(FILE *file, const char *text)
 	}
 }
 
+void print_field(const char *name, const char *value)
+{
+	printf("  %-16s", name);
+	print_text(stdout, value);
+	putchar('\n');
+}
+
 void print_csv(FILE *file, const char *text)
 {
 	if (!strpbrk(text, ",\"\r\n")) {

@@ -22,6 +22,9 @@ const char *human_count(uint64_t count, char text[HUMAN_TEXT]);
 /* Text from outside (a path, a host name) on a terminal: control bytes become '?'. */
 void print_text(FILE *file, const char *text);
 
+/* A line of a report on standard output: name, and value as print_text() does it. */
+void print_field(const char *name, const char *value);
+
 /* A CSV field, quoted where it has to be. */
 void print_csv(FILE *file, const char *text);
 

@@ -11,7 +11,7 @@ tap_run "$info" --version
 tap_is "$tap_rc:$tap_out" "0:moeep-info $version" "--version"
 tap_run "$info" --help
 tap_is "$tap_rc" 0 "--help succeeds"
-for option in settings hints json help version; do
+for option in settings hints check record input json help version; do
 	tap_like "$tap_out" "--$option" "--help names --$option"
 done
 tap_like "$tap_out" "^Exit status: 0 .* 1 .* 2 " "--help documents the exit status"
@@ -72,10 +72,10 @@ if tap_require fake $? 11 "t/cuda/fake_driver.la is not built, or this is a buil
 	tap_like "$tap_out" "^  GPU 1  *Fake device 1, compute capability 9.0, 16 SMs, 80.0 GiB, PCI 0" \
 		"a device"
 	tap_like "$tap_out" "^  *usable by moeep: \(yes\|no: .\)" "whether the library can use it"
-	tap_like "$tap_out" "^  *GPU 0 itself  *NVLink, 0" "how it reaches the other"
+	tap_like "$tap_out" "^  GPU 0  *X  *NVLink  *-" "how it reaches the other"
 	tap_like "$tap_out" "^  device memory  *passed between processes: yes" "memory is passed"
 	tap_run env FAKE_CUDA_PEERS=0 "$info"
-	tap_like "$tap_out" "^  *GPU 0 itself  *none" "that it does not reach the other"
+	tap_like "$tap_out" "^  GPU 0  *X  *none  *-" "that it does not reach the other"
 	tap_run env FAKE_CUDA_FAIL=cuMemImportFromShareableHandle:801 "$info"
 	tap_like "$tap_out" \
 		"passed between processes: no: the process that takes it: cuMemImportFrom.*NOT_SUPPORTED" \
