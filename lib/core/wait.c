@@ -74,6 +74,7 @@ void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op
 	wait->comm = comm;
 	wait->op = op;
 	wait->epoch = epoch;
+	wait->refused = NULL;
 	wait->deadline_ns = UINT64_MAX;
 	if (comm->settings.timeout_ms != MOEEP_TIMEOUT_NONE) {
 		wait->deadline_ns = moeep_now_ns() + (uint64_t)comm->settings.timeout_ms * 1000000u;
@@ -146,15 +147,21 @@ static int raise_other(const struct moeep_wait *wait, const struct moeep_pending
 	return moeep_comm_raise(wait->comm, &cause);
 }
 
-/* After a slice of sleep: has the group failed, a needed peer gone, the time run out? */
+/* After a slice of sleep: has a peer refused the call, is a needed one gone, the time run out? */
 static int check_bounds(const struct moeep_wait *wait, const struct moeep_pending *pending,
 			moeep_ready_fn ready, void *arg)
 {
 	struct moeep_pending latest = *pending;
+	struct moeep_cause cause = cause_of(wait, pending, MOEEP_OK);
 	uint64_t now = moeep_now_ns();
 	bool left = false;
-	int lost = moeep_comm_find_lost(wait->comm, pending->peer, &left);
+	int lost;
 
+	if (wait->refused && pending->peer >= 0 &&
+	    wait->refused(wait->buffer, pending->peer, &cause)) {
+		return ready(arg, &latest) ? MOEEP_OK : moeep_comm_raise(wait->comm, &cause);
+	}
+	lost = moeep_comm_find_lost(wait->comm, pending->peer, &left);
 	if (lost >= 0) {
 		/* What it published before it went still counts. */
 		if (ready(arg, &latest)) {

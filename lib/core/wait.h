@@ -44,6 +44,8 @@ static inline uint64_t moeep_flag_get(const moeep_flag_t *flag)
 	return atomic_load_explicit((moeep_flag_t *)flag, memory_order_acquire);
 }
 
+struct moeep_cause;
+
 /* What a wait is still waiting for. */
 struct moeep_pending {
 	int peer;
@@ -63,6 +65,9 @@ struct moeep_wait {
 	moeep_op_t op;
 	uint64_t epoch;
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC; UINT64_MAX: none */
+	/* Asked in the slow path: was a call of that peer refused? ep/refusal.h sets both. */
+	bool (*refused)(const void *buffer, int peer, struct moeep_cause *cause);
+	const void *buffer;
 };
 
 void moeep_wait_begin(struct moeep_wait *wait, struct moeep_comm *comm, moeep_op_t op,

@@ -157,6 +157,9 @@ static int set_epochs(struct moeep_buffer *buffer, uint64_t epoch)
 	atomic_init(&words->ll_received.word, word);
 	atomic_init(&words->ll_csent.word, word);
 	atomic_init(&words->ll_creceived.word, word);
+	for (int i = 0; i < MOEEP_REFUSABLES; i++) {
+		atomic_init(&words->refusals[i].word, word);
+	}
 	for (int i = 0; i < buffer->comm->num_ranks; i++) {
 		int rank = buffer->comm->rank;
 

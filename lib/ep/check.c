@@ -2,6 +2,8 @@
 /* ep/check.c - checks that the calls of operations share. */
 #include "config.h"
 
+#include <stdio.h>
+
 #include "core/error.h"
 #include "ep/check.h"
 
@@ -35,11 +37,45 @@ static int check_call(const struct moeep_buffer *buffer, const struct moeep_hand
 	return MOEEP_OK;
 }
 
+struct refused {
+	int32_t result;
+	char text[MOEEP_TASK_ARGS - sizeof(int32_t)];
+};
+
+static int fail_again(struct moeep_buffer *buffer, struct moeep_handle *handle, const void *args)
+{
+	const struct refused *refused = args;
+
+	(void)buffer;
+	(void)handle;
+	return moeep_fail(refused->result, "%s", refused->text);
+}
+
+/*
+ * The call fails in its turn, behind those that are queued, so that peers learn of it at its epoch.
+ * Neither its events nor its status are touched, as its caller knows. GPUs count their epochs
+ * themselves: there peers wait until their time is out.
+ */
+static int refuse(struct moeep_buffer *buffer, const moeep_launch_t *launch,
+		  enum moeep_refusable kind, int result)
+{
+	moeep_launch_t own = {.size = sizeof(own)};
+	struct refused refused = {.result = result};
+
+	snprintf(refused.text, sizeof(refused.text), "%s", moeep_error_detail());
+	if (launch && launch->size >= sizeof(own) && launch->stream == MOEEP_STREAM_BUFFER) {
+		own.stream = MOEEP_STREAM_BUFFER;
+	}
+	(void)moeep_stream_submit(buffer, NULL, &own, kind, fail_again, &refused, sizeof(refused));
+	return moeep_fail(result, "%s", refused.text);
+}
+
 int moeep_operation_call(const struct moeep_operation *operation, struct moeep_buffer *buffer,
 			 struct moeep_handle *handle, const void *args,
 			 const moeep_launch_t *launch)
 {
 	_Alignas(16) unsigned char own[MOEEP_TASK_ARGS];
+	enum moeep_refusable kind = operation->kind ? operation->kind(NULL) : MOEEP_REFUSABLES;
 	moeep_launch_t own_launch;
 	int rc = check_call(buffer, handle, operation);
 
@@ -47,15 +83,19 @@ int moeep_operation_call(const struct moeep_operation *operation, struct moeep_b
 		rc = moeep_struct_in("args", args, own, operation->args_size);
 	}
 	if (rc == MOEEP_OK) {
+		kind = operation->kind ? operation->kind(own) : MOEEP_REFUSABLES;
 		rc = operation->check(buffer, handle, own);
 	}
 	if (rc == MOEEP_OK) {
 		rc = moeep_launch_check(buffer->comm, launch, &own_launch);
 	}
+	if (rc != MOEEP_OK && buffer && !buffer->cuda && kind != MOEEP_REFUSABLES) {
+		return refuse(buffer, launch, kind, rc);
+	}
 	if (rc == MOEEP_OK && buffer->cuda) {
 		rc = operation->cuda_run(buffer, handle, own, &own_launch);
 	} else if (rc == MOEEP_OK) {
-		rc = moeep_stream_submit(buffer, handle, &own_launch, operation->run, own,
+		rc = moeep_stream_submit(buffer, handle, &own_launch, kind, operation->run, own,
 					 operation->args_size);
 	}
 	return rc;

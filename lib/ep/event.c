@@ -221,7 +221,7 @@ int moeep_event_record(moeep_event_t *event, moeep_buffer_t *buffer, moeep_strea
 		moeep_event_complete(event, MOEEP_OK);
 		return MOEEP_OK;
 	}
-	return moeep_stream_submit(buffer, NULL, &launch, NULL, NULL, 0);
+	return moeep_stream_submit(buffer, NULL, &launch, MOEEP_REFUSABLES, NULL, NULL, 0);
 }
 
 int moeep_event_query(const moeep_event_t *event)
@@ -272,5 +272,5 @@ int moeep_stream_wait_event(moeep_buffer_t *buffer, moeep_stream_t stream, moeep
 	if (!stream) {
 		return moeep_event_await(event, event->comm);
 	}
-	return moeep_stream_submit(buffer, NULL, &launch, NULL, NULL, 0);
+	return moeep_stream_submit(buffer, NULL, &launch, MOEEP_REFUSABLES, NULL, NULL, 0);
 }

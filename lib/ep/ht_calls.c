@@ -68,6 +68,12 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	return rc;
 }
 
+static enum moeep_refusable kind(const void *args)
+{
+	(void)args;
+	return MOEEP_REFUSABLE_HT;
+}
+
 int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		   const moeep_dispatch_args_t *args, const moeep_launch_t *launch)
 {
@@ -75,6 +81,7 @@ int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.mode = MOEEP_MODE_HT,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
+		.kind = kind,
 		.check = check_dispatch,
 		.run = moeep_host_dispatch,
 		.cuda_run = moeep_cuda_dispatch,
@@ -106,6 +113,7 @@ int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle, const moeep_co
 		.mode = MOEEP_MODE_HT,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
+		.kind = kind,
 		.check = check_combine,
 		.run = moeep_host_combine,
 		.cuda_run = moeep_cuda_combine,

@@ -76,6 +76,14 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	return rc;
 }
 
+static enum moeep_refusable dispatch_kind(const void *args)
+{
+	const moeep_ll_dispatch_args_t *known = args;
+
+	return known && known->phase == MOEEP_PHASE_RECV ? MOEEP_REFUSABLE_LL_RECV
+							 : MOEEP_REFUSABLE_LL_SEND;
+}
+
 int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		      const moeep_ll_dispatch_args_t *args, const moeep_launch_t *launch)
 {
@@ -83,6 +91,7 @@ int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.mode = MOEEP_MODE_LL,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
+		.kind = dispatch_kind,
 		.check = check_dispatch,
 		.run = moeep_host_ll_dispatch,
 		.cuda_run = moeep_cuda_ll_dispatch,
@@ -114,6 +123,14 @@ static int check_combine(const struct moeep_buffer *buffer, const struct moeep_h
 	return rc;
 }
 
+static enum moeep_refusable combine_kind(const void *args)
+{
+	const moeep_ll_combine_args_t *known = args;
+
+	return known && known->phase == MOEEP_PHASE_RECV ? MOEEP_REFUSABLE_LL_CRECV
+							 : MOEEP_REFUSABLE_LL_CSEND;
+}
+
 int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		     const moeep_ll_combine_args_t *args, const moeep_launch_t *launch)
 {
@@ -121,6 +138,7 @@ int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.mode = MOEEP_MODE_LL,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
+		.kind = combine_kind,
 		.check = check_combine,
 		.run = moeep_host_ll_combine,
 		.cuda_run = moeep_cuda_ll_combine,

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "ep/buffer.h"
 #include "ep/event.h"
+#include "ep/refusal.h"
 #include "ep/stream.h"
 
 int moeep_stream_init(struct moeep_stream *stream)
@@ -17,8 +18,19 @@ int moeep_stream_init(struct moeep_stream *stream)
 	return MOEEP_OK;
 }
 
+/* A call that failed before it had its epoch was not made, and peers may wait for it. */
+static void tell_refused(const struct moeep_task *task, uint64_t epoch, int result)
+{
+	if (moeep_refusal_epoch(task->buffer, task->kind) == epoch &&
+	    atomic_load_explicit(&moeep_comm_control(task->buffer->comm)->abort_state,
+				 memory_order_acquire) == MOEEP_ABORT_NONE) {
+		moeep_refusal_post(task->buffer, task->kind, result);
+	}
+}
+
 static int task_run(const struct moeep_task *task)
 {
+	uint64_t epoch = moeep_refusal_epoch(task->buffer, task->kind);
 	int rc = MOEEP_OK;
 
 	if (task->wait_event) {
@@ -35,6 +47,9 @@ static int task_run(const struct moeep_task *task)
 			 */
 			rc = moeep_comm_check(task->buffer->comm);
 		}
+	}
+	if (rc != MOEEP_OK && task->kind != MOEEP_REFUSABLES) {
+		tell_refused(task, epoch, rc);
 	}
 	return rc;
 }
@@ -187,7 +202,7 @@ static int enqueue(struct moeep_stream *stream, const struct moeep_task *task)
 }
 
 int moeep_stream_submit(struct moeep_buffer *buffer, struct moeep_handle *handle,
-			const moeep_launch_t *launch,
+			const moeep_launch_t *launch, enum moeep_refusable kind,
 			int (*run)(struct moeep_buffer *, struct moeep_handle *, const void *),
 			const void *args, size_t args_size)
 {
@@ -198,6 +213,7 @@ int moeep_stream_submit(struct moeep_buffer *buffer, struct moeep_handle *handle
 		.wait_event = launch->wait_event,
 		.done_event = launch->done_event,
 		.status = launch->status,
+		.kind = kind,
 	};
 	int rc;
 

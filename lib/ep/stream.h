@@ -10,6 +10,8 @@
 
 #include <moeep/moeep.h>
 
+#include "ep/geometry.h"
+
 struct moeep_comm;
 struct moeep_cuda_event;
 struct moeep_handle;
@@ -35,6 +37,7 @@ struct moeep_task {
 	struct moeep_event *wait_event;
 	struct moeep_event *done_event;
 	int32_t *status;
+	enum moeep_refusable kind; /* that peers wait for; MOEEP_REFUSABLES: none */
 	_Alignas(16) unsigned char args[MOEEP_TASK_ARGS];
 };
 
@@ -62,10 +65,10 @@ int moeep_launch_check(const struct moeep_comm *comm, const moeep_launch_t *user
 
 /*
  * Run an operation where `launch` says; args are copied. Returns its result if it ran here, else
- * that of queueing it.
+ * that of queueing it. If it fails before its call has an epoch, peers learn that it was refused.
  */
 int moeep_stream_submit(struct moeep_buffer *buffer, struct moeep_handle *handle,
-			const moeep_launch_t *launch,
+			const moeep_launch_t *launch, enum moeep_refusable kind,
 			int (*run)(struct moeep_buffer *, struct moeep_handle *, const void *),
 			const void *args, size_t args_size);
 

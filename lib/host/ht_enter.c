@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "ep/refusal.h"
 #include "host/ht.h"
 
 static void *entry_at(const struct moeep_ht_op *op, int rank)
@@ -132,6 +133,7 @@ int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine,
 		    MOEEP_EPOCH_MASK;
 	atomic_store_explicit(&buffer->ht_epoch, op->epoch, memory_order_relaxed);
 	moeep_wait_begin(&op->wait, buffer->comm, (moeep_op_t)mine->op, op->epoch);
+	moeep_refusal_watch(&op->wait, buffer);
 	/*
 	 * The slot's last content is of two epochs ago. Its readers have begun the epoch after it,
 	 * or this rank could not have ended that one; so they have done with it.

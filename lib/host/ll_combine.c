@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "ep/check.h"
 #include "ep/ll_state.h"
+#include "ep/refusal.h"
 #include "host/ht.h"
 #include "host/ll_combine.h"
 
@@ -172,6 +173,7 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 		return rc;
 	}
 	moeep_wait_begin(&wait, buffer->comm, MOEEP_OP_LL_COMBINE_SEND, epoch);
+	moeep_refusal_watch(&wait, buffer);
 	rc = moeep_wait_until(&wait, moeep_ll_reached, &reached);
 	if (rc != MOEEP_OK) {
 		return rc;
@@ -222,6 +224,7 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	int rc;
 
 	moeep_wait_begin(&op.wait, buffer->comm, MOEEP_OP_LL_COMBINE_RECV, op.epoch);
+	moeep_refusal_watch(&op.wait, buffer);
 	reached.expected = moeep_flag_word(op.epoch, 0);
 	rc = moeep_wait_until(&op.wait, moeep_ll_reached, &reached);
 	if (rc != MOEEP_OK) {

@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "ep/ll_state.h"
+#include "ep/refusal.h"
 #include "host/ht.h"
 #include "host/ht_route.h"
 #include "host/ll.h"
@@ -30,6 +31,7 @@ static int credit(struct moeep_buffer *buffer, moeep_op_t op, uint64_t epoch, si
 
 	/* A slot is free once every rank has received what it held, two epochs ago. */
 	moeep_wait_begin(&wait, buffer->comm, op, epoch);
+	moeep_refusal_watch(&wait, buffer);
 	return moeep_wait_until(&wait, moeep_ll_reached, &reached);
 }
 
@@ -251,6 +253,7 @@ static int recv_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 
 	open_sink(buffer, handle, args, &sink);
 	moeep_wait_begin(&op.wait, buffer->comm, MOEEP_OP_LL_DISPATCH_RECV, epoch);
+	moeep_refusal_watch(&op.wait, buffer);
 	for (int from = 0; from < ranks && rc == MOEEP_OK; from++) {
 		struct moeep_ll_wait one = reached;
 
