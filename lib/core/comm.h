@@ -51,6 +51,7 @@ struct moeep_comm {
 	moeep_op_t collective;
 	uint64_t collective_epoch; /* calls begun */
 	uint64_t collective_step;  /* exchanges begun in this one */
+	uint64_t buffers_begun;	   /* the same on all ranks */
 
 	pthread_mutex_t lock; /* regions and counters below */
 	struct moeep_region *regions;

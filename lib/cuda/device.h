@@ -36,6 +36,7 @@ struct moeep_cuda {
 	bool watching;
 	_Atomic bool stop;
 	_Atomic bool reported;
+	uint64_t refused_since; /* the watcher's: when it saw that; 0: not now */
 };
 
 /*

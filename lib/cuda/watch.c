@@ -10,10 +10,13 @@
 
 #include "core/comm.h"
 #include "core/error.h"
+#include "cuda/calls.h"
 #include "cuda/device.h"
 
 /* The watcher's doorbell rings when the group fails; a kernel or a dead peer does not ring it. */
 #define SLICE_NS 5000000u
+/* How long a peer's refused call is waited for. */
+#define REFUSED_NS 50000000u
 
 /* Taken when a comm fails, so one is enough. */
 static pthread_mutex_t report_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -105,6 +108,24 @@ static bool has_failed(void *arg, struct moeep_pending *pending)
 		       MOEEP_ABORT_SET;
 }
 
+/*
+ * A peer may make the call again, and what is queued before it may end: not at once. Epoch and
+ * operation are not known here.
+ */
+static void look_for_refused(struct moeep_comm *comm)
+{
+	struct moeep_cause cause = {.rank = comm->rank};
+	uint64_t now = moeep_now_ns();
+
+	if (!moeep_cuda_call_find(comm, &cause)) {
+		comm->cuda->refused_since = 0;
+	} else if (comm->cuda->refused_since == 0) {
+		comm->cuda->refused_since = now;
+	} else if (now - comm->cuda->refused_since >= REFUSED_NS) {
+		(void)moeep_comm_raise(comm, &cause);
+	}
+}
+
 static void look(struct moeep_comm *comm)
 {
 	struct moeep_cause cause = {.result = MOEEP_ERR_PEER_LOST, .rank = comm->rank};
@@ -117,6 +138,8 @@ static void look(struct moeep_comm *comm)
 				 "rank %d found rank %d gone: its process ended", cause.rank,
 				 cause.peer);
 			(void)moeep_comm_raise(comm, &cause);
+		} else {
+			look_for_refused(comm);
 		}
 	}
 	if (has_failed(comm, NULL)) {

@@ -205,6 +205,7 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 					moeep_fail(MOEEP_ERR_NOMEM, "no memory for a buffer"));
 	}
 	buffer->comm = comm;
+	buffer->calls = (int)(comm->buffers_begun++ % MOEEP_CALL_BUFFERS);
 	buffer->rowmath = moeep_rowmath_get();
 	rc = moeep_geometry_make(config, &comm->settings, comm->rank, comm->num_ranks,
 				 &buffer->geo);

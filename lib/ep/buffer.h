@@ -43,6 +43,7 @@ struct moeep_buffer {
 	struct moeep_geometry geo;
 	struct moeep_window **windows; /* [R] */
 	struct moeep_cuda_buffer *cuda; /* NULL with the host backend */
+	int calls; /* CUDA backend: where in the comm's control window its calls are counted */
 	const struct moeep_rowmath *rowmath;
 	struct moeep_scratch scratch;
 	struct moeep_stream stream;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "core/error.h"
+#include "cuda/calls.h"
 #include "ep/check.h"
 
 static int check_call(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
@@ -53,8 +54,7 @@ static int fail_again(struct moeep_buffer *buffer, struct moeep_handle *handle, 
 
 /*
  * The call fails in its turn, behind those that are queued, so that peers learn of it at its epoch.
- * Neither its events nor its status are touched, as its caller knows. GPUs count their epochs
- * themselves: there peers wait until their time is out.
+ * Neither its events nor its status are touched, as its caller knows.
  */
 static int refuse(struct moeep_buffer *buffer, const moeep_launch_t *launch,
 		  enum moeep_refusable kind, int result)
@@ -70,12 +70,23 @@ static int refuse(struct moeep_buffer *buffer, const moeep_launch_t *launch,
 	return moeep_fail(result, "%s", refused.text);
 }
 
+/* The one that peers wait for first. */
+static enum moeep_refusable first_of(uint32_t kinds)
+{
+	int kind = 0;
+
+	while (kind < MOEEP_REFUSABLES && !(kinds & (1u << kind))) {
+		kind++;
+	}
+	return (enum moeep_refusable)kind;
+}
+
 int moeep_operation_call(const struct moeep_operation *operation, struct moeep_buffer *buffer,
 			 struct moeep_handle *handle, const void *args,
 			 const moeep_launch_t *launch)
 {
 	_Alignas(16) unsigned char own[MOEEP_TASK_ARGS];
-	enum moeep_refusable kind = operation->kind ? operation->kind(NULL) : MOEEP_REFUSABLES;
+	uint32_t kinds = operation->kinds ? operation->kinds(NULL) : 0;
 	moeep_launch_t own_launch;
 	int rc = check_call(buffer, handle, operation);
 
@@ -83,20 +94,28 @@ int moeep_operation_call(const struct moeep_operation *operation, struct moeep_b
 		rc = moeep_struct_in("args", args, own, operation->args_size);
 	}
 	if (rc == MOEEP_OK) {
-		kind = operation->kind ? operation->kind(own) : MOEEP_REFUSABLES;
+		kinds = operation->kinds ? operation->kinds(own) : 0;
 		rc = operation->check(buffer, handle, own);
 	}
 	if (rc == MOEEP_OK) {
 		rc = moeep_launch_check(buffer->comm, launch, &own_launch);
 	}
-	if (rc != MOEEP_OK && buffer && !buffer->cuda && kind != MOEEP_REFUSABLES) {
-		return refuse(buffer, launch, kind, rc);
-	}
 	if (rc == MOEEP_OK && buffer->cuda) {
 		rc = operation->cuda_run(buffer, handle, own, &own_launch);
 	} else if (rc == MOEEP_OK) {
-		rc = moeep_stream_submit(buffer, handle, &own_launch, kind, operation->run, own,
-					 operation->args_size);
+		return moeep_stream_submit(buffer, handle, &own_launch, first_of(kinds),
+					   operation->run, own, operation->args_size);
+	}
+	if (!buffer || kinds == 0) {
+		return rc;
+	}
+	if (!buffer->cuda) {
+		return refuse(buffer, launch, first_of(kinds), rc);
+	}
+	if (rc == MOEEP_OK) {
+		moeep_cuda_call_made(buffer, kinds);
+	} else {
+		moeep_cuda_call_refused(buffer, first_of(kinds), rc);
 	}
 	return rc;
 }

@@ -10,8 +10,9 @@ struct moeep_operation {
 	uint32_t mode; /* that buffer and handle need; 0: any */
 	bool needs_handle;
 	size_t args_size;
-	/* What peers wait for; of arguments that are checked, or NULL. NULL: nothing. */
-	enum moeep_refusable (*kind)(const void *args);
+	/* What peers wait for, bits of enum moeep_refusable; of arguments, or NULL. NULL: nothing.
+	 */
+	uint32_t (*kinds)(const void *args);
 	/* Fills defaults into args and says what is wrong with them, if anything. */
 	int (*check)(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
 		     void *args);

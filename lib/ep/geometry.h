@@ -26,26 +26,6 @@ struct moeep_flag_line {
 };
 static_assert(sizeof(struct moeep_flag_line) == MOEEP_CACHE_LINE, "layout of shared memory");
 
-/* Calls that the library of one rank can refuse while its peers wait for it. */
-enum moeep_refusable {
-	MOEEP_REFUSABLE_HT,
-	MOEEP_REFUSABLE_LL_SEND,
-	MOEEP_REFUSABLE_LL_RECV,
-	MOEEP_REFUSABLE_LL_CSEND,
-	MOEEP_REFUSABLE_LL_CRECV,
-	MOEEP_REFUSABLES
-};
-
-/* As often is counted; nobody does it on purpose. */
-#define MOEEP_REFUSALS 1000000u
-
-struct moeep_refusal {
-	_Alignas(MOEEP_CACHE_LINE) _Atomic uint64_t word; /* (epoch, times) */
-	int32_t result;
-	char text[116]; /* cut, if need be */
-};
-static_assert(sizeof(struct moeep_refusal) == 128, "layout of shared memory");
-
 /* Start of a window: flags of the rank that owns it. HACKING.md names readers and order. */
 struct moeep_words {
 	struct moeep_flag_line ht_entry;    /* (epoch, 0): the entry of this epoch is written */

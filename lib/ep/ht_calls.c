@@ -68,10 +68,10 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	return rc;
 }
 
-static enum moeep_refusable kind(const void *args)
+static uint32_t kinds(const void *args)
 {
 	(void)args;
-	return MOEEP_REFUSABLE_HT;
+	return 1u << MOEEP_REFUSABLE_HT;
 }
 
 int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
@@ -81,7 +81,7 @@ int moeep_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.mode = MOEEP_MODE_HT,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
-		.kind = kind,
+		.kinds = kinds,
 		.check = check_dispatch,
 		.run = moeep_host_dispatch,
 		.cuda_run = moeep_cuda_dispatch,
@@ -113,7 +113,7 @@ int moeep_combine(moeep_buffer_t *buffer, moeep_handle_t *handle, const moeep_co
 		.mode = MOEEP_MODE_HT,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
-		.kind = kind,
+		.kinds = kinds,
 		.check = check_combine,
 		.run = moeep_host_combine,
 		.cuda_run = moeep_cuda_combine,

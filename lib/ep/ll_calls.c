@@ -76,12 +76,17 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	return rc;
 }
 
-static enum moeep_refusable dispatch_kind(const void *args)
+static uint32_t phases(const void *args, int32_t phase, int send, int recv)
 {
-	const moeep_ll_dispatch_args_t *known = args;
+	return !args || phase == MOEEP_PHASE_BOTH ? 1u << send | 1u << recv
+	       : phase == MOEEP_PHASE_RECV	  ? 1u << recv
+						  : 1u << send;
+}
 
-	return known && known->phase == MOEEP_PHASE_RECV ? MOEEP_REFUSABLE_LL_RECV
-							 : MOEEP_REFUSABLE_LL_SEND;
+static uint32_t dispatch_kinds(const void *args)
+{
+	return phases(args, args ? ((const moeep_ll_dispatch_args_t *)args)->phase : 0,
+		      MOEEP_REFUSABLE_LL_SEND, MOEEP_REFUSABLE_LL_RECV);
 }
 
 int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
@@ -91,7 +96,7 @@ int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.mode = MOEEP_MODE_LL,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
-		.kind = dispatch_kind,
+		.kinds = dispatch_kinds,
 		.check = check_dispatch,
 		.run = moeep_host_ll_dispatch,
 		.cuda_run = moeep_cuda_ll_dispatch,
@@ -123,12 +128,10 @@ static int check_combine(const struct moeep_buffer *buffer, const struct moeep_h
 	return rc;
 }
 
-static enum moeep_refusable combine_kind(const void *args)
+static uint32_t combine_kinds(const void *args)
 {
-	const moeep_ll_combine_args_t *known = args;
-
-	return known && known->phase == MOEEP_PHASE_RECV ? MOEEP_REFUSABLE_LL_CRECV
-							 : MOEEP_REFUSABLE_LL_CSEND;
+	return phases(args, args ? ((const moeep_ll_combine_args_t *)args)->phase : 0,
+		      MOEEP_REFUSABLE_LL_CSEND, MOEEP_REFUSABLE_LL_CRECV);
 }
 
 int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
@@ -138,7 +141,7 @@ int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,
 		.mode = MOEEP_MODE_LL,
 		.needs_handle = true,
 		.args_size = sizeof(*args),
-		.kind = combine_kind,
+		.kinds = combine_kinds,
 		.check = check_combine,
 		.run = moeep_host_ll_combine,
 		.cuda_run = moeep_cuda_ll_combine,

@@ -28,6 +28,32 @@ struct moeep_cause {
 };
 static_assert(sizeof(struct moeep_cause) == 200, "layout of shared memory");
 
+/* Calls that the library of one rank can refuse while its peers wait for it. */
+enum moeep_refusable {
+	MOEEP_REFUSABLE_HT,
+	MOEEP_REFUSABLE_LL_SEND,
+	MOEEP_REFUSABLE_LL_RECV,
+	MOEEP_REFUSABLE_LL_CSEND,
+	MOEEP_REFUSABLE_LL_CRECV,
+	MOEEP_REFUSABLES
+};
+
+struct moeep_refusal {
+	_Alignas(MOEEP_CACHE_LINE) _Atomic uint64_t word; /* (number of the call, times) */
+	int32_t result;
+	char text[116]; /* cut, if need be */
+};
+static_assert(sizeof(struct moeep_refusal) == 128, "layout of shared memory");
+
+/* CUDA backend: of a buffer, or of several if there are more than that. */
+#define MOEEP_CALL_BUFFERS 8
+
+struct moeep_calls {
+	_Alignas(MOEEP_CACHE_LINE) _Atomic uint64_t made[MOEEP_REFUSABLES]; /* (number, 0) */
+	struct moeep_refusal refusals[MOEEP_REFUSABLES];		    /* the last of each */
+};
+static_assert(sizeof(struct moeep_calls) == 704, "layout of shared memory");
+
 struct moeep_control {
 	/* Doorbell: any rank adds to seq after it changed a word that this rank may wait for. */
 	_Alignas(MOEEP_CACHE_LINE) _Atomic uint32_t seq;
@@ -43,7 +69,9 @@ struct moeep_control {
 	_Atomic uint32_t left;				     /* 1: this rank destroyed its comm */
 	_Atomic uint64_t collective; /* flag word: collective calls entered, exchanges in the last
 				      */
+	struct moeep_calls calls[MOEEP_CALL_BUFFERS];
 };
-static_assert(sizeof(struct moeep_control) == 6 * MOEEP_CACHE_LINE, "layout of shared memory");
+static_assert(sizeof(struct moeep_control) == 6 * MOEEP_CACHE_LINE + MOEEP_CALL_BUFFERS * 704,
+	      "layout of shared memory");
 
 #endif

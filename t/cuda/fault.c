@@ -38,6 +38,15 @@ static const struct fault_scene scenes[] = {
 	{"abort while LL combine spins", FATE_ABORTS, CALL_LL_COMBINE, FIELD_NONE, 0, false},
 	{"abort while replays of graphs are queued", FATE_ABORTS_GRAPH, CALL_DISPATCH, FIELD_NONE,
 	 1, false},
+	{"a rank is refused its dispatch", FATE_REFUSED, CALL_DISPATCH, FIELD_FLAGS, 1, false},
+	{"a rank is refused its combine", FATE_REFUSED, CALL_COMBINE, FIELD_FLAGS, 2, false},
+	{"a rank is refused its LL dispatch", FATE_REFUSED, CALL_LL_DISPATCH, FIELD_FLAGS, 0,
+	 false},
+	{"a rank is refused its LL combine", FATE_REFUSED, CALL_LL_COMBINE, FIELD_FLAGS, 1, false},
+	{"all ranks are refused, one is late", FATE_ALL_REFUSED, CALL_DISPATCH, FIELD_FLAGS, 2,
+	 false},
+	{"all ranks are refused LL, one is late", FATE_ALL_REFUSED, CALL_LL_DISPATCH, FIELD_FLAGS,
+	 0, false},
 	{"more SMs than there are", FATE_ASKS, CALL_DISPATCH, FIELD_NONE, 0, false},
 };
 

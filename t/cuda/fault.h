@@ -23,7 +23,7 @@
 #include "cuda/driver.h"
 
 #define FAULT_RANKS   3
-#define FAULT_SCENES  16 /* of a group, the last one included */
+#define FAULT_SCENES  20 /* of a group, the last one included */
 #define FAULT_TOKENS  12
 #define FAULT_HIDDEN  64
 #define FAULT_EXPERTS 2 /* of each rank */
@@ -45,7 +45,9 @@ enum fault_fate {
 	FATE_ABORTS,	   /* its other thread calls moeep_comm_abort() while kernels spin */
 	FATE_ABORTS_GRAPH, /* the same with graphs that are queued to be replayed */
 	FATE_ASKS,	   /* no victim: more blocks than can be resident */
-	FATE_DIFFERS	   /* passes something else than the others */
+	FATE_DIFFERS,	   /* passes something else than the others */
+	FATE_REFUSED,	   /* passes what its library refuses */
+	FATE_ALL_REFUSED   /* the same on all ranks, and the victim is late with the right call */
 };
 
 /* The call that fails. */
@@ -60,7 +62,7 @@ enum fault_call {
 	CALL_LL_CRECV
 };
 
-enum fault_field { FIELD_NONE, FIELD_DTYPE, FIELD_TOPK, FIELD_QUANT };
+enum fault_field { FIELD_NONE, FIELD_DTYPE, FIELD_TOPK, FIELD_QUANT, FIELD_FLAGS };
 
 struct fault_scene {
 	const char *name;

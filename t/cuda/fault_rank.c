@@ -485,6 +485,48 @@ static void act_differs(struct fault_rank *r)
 	fault_verify(r);
 }
 
+/* The victim's call is refused, which the others learn while they wait for it. */
+static void act_refused(struct fault_rank *r)
+{
+	enum fault_call call = fault_scene(r)->call;
+	uint64_t begun;
+	char text[60];
+
+	snprintf(text, sizeof(text), "rank %d refused its call: flags is 0x80000000",
+		 fault_victim(r->group, r->scene));
+	if (call == CALL_COMBINE) {
+		STEP(fault_do(r, CALL_DISPATCH, 0));
+	}
+	begun = fault_now_ns();
+	if (r->victim) {
+		await_in_call(r, r->number, -1);
+		strike(r, 0);
+		r->field = FIELD_FLAGS;
+		fault_is(r, fault_do(r, call, 1), MOEEP_ERR_INVALID, "the refused call");
+		r->field = FIELD_NONE;
+		await_given_up(r, r->number, -1);
+		begun = fault_now_ns();
+	}
+	check_failure(r, failing_call(r, call, 1), begun, MOEEP_ERR_INVALID, text, FAULT_ABORT_MS);
+}
+
+/* That is no failure of the group. */
+static void act_all_refused(struct fault_rank *r)
+{
+	enum fault_call call = fault_scene(r)->call;
+
+	r->field = FIELD_FLAGS;
+	fault_is(r, fault_do(r, call, 1), MOEEP_ERR_INVALID, "the refused call");
+	r->field = FIELD_NONE;
+	if (r->victim) {
+		/* Longer than peers wait before they believe it. */
+		fault_sleep_ms(FAULT_TIMEOUT_MS / 3);
+	}
+	STEP(fault_do(r, call, 1));
+	fault_is(r, moeep_comm_async_error(r->comm, NULL), MOEEP_OK, "moeep_comm_async_error");
+	fault_verify(r);
+}
+
 static void act(struct fault_rank *r)
 {
 	switch (fault_scene(r)->fate) {
@@ -501,6 +543,12 @@ static void act(struct fault_rank *r)
 	case FATE_ABORTS:
 	case FATE_ABORTS_GRAPH:
 		act_aborts(r);
+		break;
+	case FATE_REFUSED:
+		act_refused(r);
+		break;
+	case FATE_ALL_REFUSED:
+		act_all_refused(r);
 		break;
 	case FATE_ASKS:
 		act_asks(r);

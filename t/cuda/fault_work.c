@@ -132,10 +132,17 @@ void fault_close(struct fault_rank *r)
 	r->comm = NULL;
 }
 
+/* Those that no call knows. */
+static uint32_t wrong_flags(const struct fault_rank *r)
+{
+	return r->field == FIELD_FLAGS ? 1u << 31 : 0;
+}
+
 static int dispatch(struct fault_rank *r, const moeep_launch_t *launch)
 {
 	moeep_dispatch_args_t args = {
 		.size = sizeof(args),
+		.flags = wrong_flags(r),
 		.num_tokens = FAULT_TOKENS,
 		.dtype = r->field == FIELD_DTYPE ? MOEEP_FP16 : MOEEP_BF16,
 		.topk = r->num_ranks - (r->field == FIELD_TOPK),
@@ -155,6 +162,7 @@ static int combine(struct fault_rank *r, const moeep_launch_t *launch)
 {
 	moeep_combine_args_t args = {
 		.size = sizeof(args),
+		.flags = wrong_flags(r),
 		.dtype = r->field == FIELD_DTYPE ? MOEEP_FP16 : MOEEP_BF16,
 		.x = r->received,
 		.out = r->out,
@@ -167,6 +175,7 @@ static int ll_dispatch(struct fault_rank *r, int handle, int phase, const moeep_
 {
 	moeep_ll_dispatch_args_t args = {
 		.size = sizeof(args),
+		.flags = wrong_flags(r),
 		.phase = phase,
 		.num_tokens = FAULT_TOKENS,
 		.dtype = r->field == FIELD_DTYPE ? MOEEP_FP16 : MOEEP_BF16,
@@ -186,6 +195,7 @@ static int ll_combine(struct fault_rank *r, int handle, int phase, const moeep_l
 {
 	moeep_ll_combine_args_t args = {
 		.size = sizeof(args),
+		.flags = wrong_flags(r),
 		.phase = phase,
 		.dtype = r->field == FIELD_DTYPE ? MOEEP_FP16 : MOEEP_BF16,
 		.x = r->received,

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * core/refusal.h - words by which a rank tells that its library has refused a call.
+ *
+ * A word is a flag: the number of the call, and how often it was refused. Its writer is the rank in
+ * whose memory it lies.
+ */
+#ifndef MOEEP_CORE_REFUSAL_H
+#define MOEEP_CORE_REFUSAL_H
+
+#include <stdbool.h>
+
+#include "core/wait.h"
+#include "memory/control.h"
+
+/* The call of that number is refused, with this result and the thread's moeep_error_detail(). */
+void moeep_refusal_write(struct moeep_refusal *own, uint64_t number, int result);
+
+/*
+ * Was a peer refused a call that it has not made since, and this rank not as often? made: a flag of
+ * the last one that it has made. number: gets that of the call.
+ */
+bool moeep_refusal_is_new(const struct moeep_refusal *own, const struct moeep_refusal *peer,
+			  const moeep_flag_t *made, uint64_t *number);
+
+/* As the cause of the group's failure. */
+void moeep_refusal_explain(const struct moeep_refusal *refusal, int peer,
+			   struct moeep_cause *cause);
+
+#endif
