@@ -35,6 +35,10 @@
 #define FAULT_SLACK_MS 1000
 #define FAULT_ABORT_MS 1000
 #define FAULT_LOST_MS  2000
+/* Every call takes less than this once the comm has failed. */
+#define FAULT_AT_ONCE_MS 300
+/* No rank waits longer for another to get somewhere. */
+#define FAULT_PATIENCE_MS 40000
 
 enum fault_fate {
 	FATE_NONE,
@@ -148,7 +152,9 @@ void fault_rank_run(struct fault_rank *r);
 /* Who is struck in a scene, and has a rank been killed before it? */
 int fault_victim(const struct fault_group *group, int scene);
 bool fault_is_dead(const struct fault_group *group, int scene, int number);
+bool fault_kills(const struct fault_scene *scene);
 uint64_t fault_now_ns(void);
+int fault_ms_since(uint64_t ns);
 void fault_sleep_ms(int ms);
 
 /* Note a failure and go on. */
@@ -156,6 +162,26 @@ void fault_fail(struct fault_rank *r, const char *fmt, ...) __attribute__((forma
 #define fault_check(r, cond, ...) ((cond) ? true : (fault_fail(r, __VA_ARGS__), false))
 #define fault_ok(r, call)	  fault_is(r, call, MOEEP_OK, #call)
 bool fault_is(struct fault_rank *r, int got, int want, const char *call);
+
+/* fault_act.c: its part in the scene, by the scene's fate. */
+void fault_act(struct fault_rank *r);
+
+/* fault_check.c. */
+
+/* The rank that does not come while the victim's own kernels spin. */
+int fault_absent(const struct fault_rank *r);
+/* Until the others' calls have failed, or are queued; but two. */
+void fault_await_given_up(struct fault_rank *r, int but, int or);
+void fault_await_in_call(struct fault_rank *r, int but, int or);
+/* The victim, by a signal or by 0. */
+void fault_strike(struct fault_rank *r, int signal);
+/* "rank 2" */
+const char *fault_name_victim(const struct fault_rank *r, char *text, size_t size);
+/* After the call that failed: as it should, and in time? */
+void fault_check_failure(struct fault_rank *r, int rc, uint64_t begun, int want, const char *text,
+			 int limit_ms);
+/* What survivors of a late, stopped or killed rank get. */
+void fault_check_survivor(struct fault_rank *r, int rc, uint64_t begun);
 
 /* fault_work.c: objects and calls. */
 
