@@ -31,15 +31,16 @@ void moeep_refusal_write(struct moeep_refusal *own, uint64_t number, int result)
 	moeep_flag_publish(&own->word, moeep_flag_word(number, 0) + times);
 }
 
-bool moeep_refusal_is_new(const struct moeep_refusal *own, const struct moeep_refusal *peer,
-			  const moeep_flag_t *made, uint64_t *number)
+bool moeep_refusal_is_new(const struct moeep_refusal_side *own,
+			  const struct moeep_refusal_side *peer)
 {
-	uint64_t word = moeep_flag_get(&peer->word);
+	uint64_t word = moeep_flag_get(&peer->refusal->word);
+	uint64_t number = word >> MOEEP_FLAG_COUNT_BITS, call = moeep_flag_word(number, 0);
 
-	*number = word >> MOEEP_FLAG_COUNT_BITS;
-	return times_of(word, *number) > 0 &&
-	       !moeep_flag_reached(moeep_flag_get(&own->word), word) &&
-	       !moeep_flag_reached(moeep_flag_get(made), moeep_flag_word(*number, 0));
+	return times_of(word, number) > 0 &&
+	       !moeep_flag_reached(moeep_flag_get(&own->refusal->word), word) &&
+	       !moeep_flag_reached(moeep_flag_get(peer->made), call) &&
+	       moeep_flag_reached(moeep_flag_get(own->made), call);
 }
 
 void moeep_refusal_explain(const struct moeep_refusal *refusal, int peer, struct moeep_cause *cause)

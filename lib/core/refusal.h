@@ -16,12 +16,18 @@
 /* The call of that number is refused, with this result and the thread's moeep_error_detail(). */
 void moeep_refusal_write(struct moeep_refusal *own, uint64_t number, int result);
 
+/* One kind of calls of a rank: its refusal, and a flag of the last one that it has made. */
+struct moeep_refusal_side {
+	const struct moeep_refusal *refusal;
+	const moeep_flag_t *made;
+};
+
 /*
- * Was a peer refused a call that it has not made since, and this rank not as often? made: a flag of
- * the last one that it has made. number: gets that of the call.
+ * Was a peer refused a call that it has not made since, and that this rank has made, and was not
+ * refused as often?
  */
-bool moeep_refusal_is_new(const struct moeep_refusal *own, const struct moeep_refusal *peer,
-			  const moeep_flag_t *made, uint64_t *number);
+bool moeep_refusal_is_new(const struct moeep_refusal_side *own,
+			  const struct moeep_refusal_side *peer);
 
 /* As the cause of the group's failure. */
 void moeep_refusal_explain(const struct moeep_refusal *refusal, int peer,

@@ -42,14 +42,11 @@ static bool find_one(const struct moeep_calls *own, const struct moeep_calls *pe
 		     struct moeep_cause *cause)
 {
 	for (int kind = 0; kind < MOEEP_REFUSABLES; kind++) {
-		uint64_t number;
+		struct moeep_refusal_side mine = {&own->refusals[kind], &own->made[kind]};
+		struct moeep_refusal_side theirs = {&peers->refusals[kind], &peers->made[kind]};
 
-		/* Who has not made it itself does not wait in it. */
-		if (moeep_refusal_is_new(&own->refusals[kind], &peers->refusals[kind],
-					 &peers->made[kind], &number) &&
-		    moeep_flag_reached(moeep_flag_get(&own->made[kind]),
-				       moeep_flag_word(number, 0))) {
-			moeep_refusal_explain(&peers->refusals[kind], peer, cause);
+		if (moeep_refusal_is_new(&mine, &theirs)) {
+			moeep_refusal_explain(theirs.refusal, peer, cause);
 			return true;
 		}
 	}

@@ -66,12 +66,13 @@ static bool find(const void *buffer_void, int peer, struct moeep_cause *cause)
 	const struct moeep_words *own = moeep_buffer_words(buffer, buffer->geo.rank);
 	const struct moeep_words *words = moeep_buffer_words(buffer, peer);
 
-	for (int kind = 0; kind < MOEEP_REFUSABLES; kind++) {
-		uint64_t epoch;
+	for (int i = 0; i < MOEEP_REFUSABLES; i++) {
+		enum moeep_refusable kind = (enum moeep_refusable)i;
+		struct moeep_refusal_side mine = {&own->refusals[i], made(own, kind)};
+		struct moeep_refusal_side theirs = {&words->refusals[i], made(words, kind)};
 
-		if (moeep_refusal_is_new(&own->refusals[kind], &words->refusals[kind],
-					 made(words, (enum moeep_refusable)kind), &epoch)) {
-			moeep_refusal_explain(&words->refusals[kind], peer, cause);
+		if (moeep_refusal_is_new(&mine, &theirs)) {
+			moeep_refusal_explain(theirs.refusal, peer, cause);
 			return true;
 		}
 	}

@@ -3,9 +3,9 @@
  * ep/refusal.h - a call that one rank's library refuses, while its peers make it and wait.
  *
  * The rank says so in its window, by kind and epoch of the call, with the cause. A peer that waits
- * for it, and was not refused that call as often itself, ends the group with that cause. A call
- * that all ranks are refused has changed nothing, and the group goes on; so does one whose rank
- * makes the call before a peer has looked.
+ * for it, has made that call, and was not refused it as often itself, ends the group with that
+ * cause. A call that all ranks are refused has changed nothing, and the group goes on; so does one
+ * whose rank makes the call before a peer has looked.
  */
 #ifndef MOEEP_EP_REFUSAL_H
 #define MOEEP_EP_REFUSAL_H

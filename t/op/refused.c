@@ -297,6 +297,32 @@ static int all_body(int rank, moeep_comm_t *comm, void *arg)
 	return 0;
 }
 
+/* One rank is refused what no other rank calls, and then is late: nobody minds. */
+static int alone_body(int rank, moeep_comm_t *comm, void *arg)
+{
+	struct kit *k = util_alloc(sizeof(*k));
+
+	(void)arg;
+	RANK_DO(open_kit(k, rank, comm));
+	for (int i = 0; i < COUNT_OF(round_calls); i++) {
+		RANK_TRY(play_round(k));
+		if (rank == BAD) {
+			rank_is(make_call(k, round_calls[i], true, NULL), MOEEP_ERR_INVALID);
+			usleep(LATE_US);
+		}
+		/* Of the other family: the next call of the same one would make good for it. */
+		for (int low = 0; low < 4; low++) {
+			RANK_TRY(make_call(k,
+					   i < 2 ? round_calls[2 + low % 2] : round_calls[low % 2],
+					   false, NULL));
+		}
+	}
+	rank_is(moeep_comm_async_error(comm, NULL), MOEEP_OK);
+	RANK_DO(close_kit(k));
+	util_free(k);
+	return 0;
+}
+
 int main(void)
 {
 	struct ranks_config config = {.num_ranks = RANKS, .timeout_ms = LIMIT_MS};
@@ -321,6 +347,7 @@ int main(void)
 		config.processes = i != 0;
 		ranks_run(&config, queued_body, NULL, "one rank is refused behind queued calls");
 		ranks_run(&config, all_body, NULL, "all ranks are refused, one is late");
+		ranks_run(&config, alone_body, NULL, "one rank is refused what no other calls");
 	}
 	return tap_done();
 }
