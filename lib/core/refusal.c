@@ -18,21 +18,27 @@ static uint64_t times_of(uint64_t word, uint64_t number)
 	return times < MOST_TIMES ? times : 0;
 }
 
-void moeep_refusal_write(struct moeep_refusal *own, uint64_t number, int result)
+uint64_t moeep_refusal_next(const struct moeep_refusal_side *own)
 {
-	uint64_t times = times_of(moeep_flag_get(&own->word), number) + 1;
+	return ((moeep_flag_get(own->made) >> MOEEP_FLAG_COUNT_BITS) + 1) & MOEEP_EPOCH_MASK;
+}
+
+void moeep_refusal_write(const struct moeep_refusal_side *own, int result)
+{
+	struct moeep_refusal *refusal = own->refusal;
+	uint64_t number = moeep_refusal_next(own);
+	uint64_t times = times_of(moeep_flag_get(&refusal->word), number) + 1;
 
 	if (times == MOST_TIMES) {
 		return;
 	}
-	own->result = result;
-	snprintf(own->text, sizeof(own->text), "%s", moeep_error_detail());
-	/* Pairs with moeep_refusal_is_new() of the peers. */
-	moeep_flag_publish(&own->word, moeep_flag_word(number, 0) + times);
+	refusal->result = result;
+	snprintf(refusal->text, sizeof(refusal->text), "%s", moeep_error_detail());
+	/* Pairs with is_new() of the peers. */
+	moeep_flag_publish(&refusal->word, moeep_flag_word(number, 0) + times);
 }
 
-bool moeep_refusal_is_new(const struct moeep_refusal_side *own,
-			  const struct moeep_refusal_side *peer)
+static bool is_new(const struct moeep_refusal_side *own, const struct moeep_refusal_side *peer)
 {
 	uint64_t word = moeep_flag_get(&peer->refusal->word);
 	uint64_t number = word >> MOEEP_FLAG_COUNT_BITS, call = moeep_flag_word(number, 0);
@@ -43,10 +49,21 @@ bool moeep_refusal_is_new(const struct moeep_refusal_side *own,
 	       moeep_flag_reached(moeep_flag_get(own->made), call);
 }
 
-void moeep_refusal_explain(const struct moeep_refusal *refusal, int peer, struct moeep_cause *cause)
+bool moeep_refusal_find(const struct moeep_refusal_side own[MOEEP_REFUSABLES],
+			const struct moeep_refusal_side peers[MOEEP_REFUSABLES], int peer,
+			struct moeep_cause *cause)
 {
-	cause->result = refusal->result;
-	cause->peer = peer;
-	snprintf(cause->message, sizeof(cause->message), "rank %d refused its call: %.*s", peer,
-		 (int)sizeof(refusal->text) - 1, refusal->text);
+	for (int kind = 0; kind < MOEEP_REFUSABLES; kind++) {
+		const struct moeep_refusal *refusal = peers[kind].refusal;
+
+		if (is_new(&own[kind], &peers[kind])) {
+			cause->result = refusal->result;
+			cause->peer = peer;
+			snprintf(cause->message, sizeof(cause->message),
+				 "rank %d refused its call: %.*s", peer,
+				 (int)sizeof(refusal->text) - 1, refusal->text);
+			return true;
+		}
+	}
+	return false;
 }

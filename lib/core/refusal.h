@@ -13,24 +13,24 @@
 #include "core/wait.h"
 #include "memory/control.h"
 
-/* The call of that number is refused, with this result and the thread's moeep_error_detail(). */
-void moeep_refusal_write(struct moeep_refusal *own, uint64_t number, int result);
-
 /* One kind of calls of a rank: its refusal, and a flag of the last one that it has made. */
 struct moeep_refusal_side {
-	const struct moeep_refusal *refusal;
-	const moeep_flag_t *made;
+	struct moeep_refusal *refusal;
+	moeep_flag_t *made;
 };
 
-/*
- * Was a peer refused a call that it has not made since, and that this rank has made, and was not
- * refused as often?
- */
-bool moeep_refusal_is_new(const struct moeep_refusal_side *own,
-			  const struct moeep_refusal_side *peer);
+/* The number of the next call. */
+uint64_t moeep_refusal_next(const struct moeep_refusal_side *own);
 
-/* As the cause of the group's failure. */
-void moeep_refusal_explain(const struct moeep_refusal *refusal, int peer,
-			   struct moeep_cause *cause);
+/* That call is refused, with this result and the thread's moeep_error_detail(). */
+void moeep_refusal_write(const struct moeep_refusal_side *own, int result);
+
+/*
+ * Of sides of all kinds: was a peer refused a call that it has not made since, and that this rank
+ * has made, and was not refused as often? The cause of the group's failure, then.
+ */
+bool moeep_refusal_find(const struct moeep_refusal_side own[MOEEP_REFUSABLES],
+			const struct moeep_refusal_side peers[MOEEP_REFUSABLES], int peer,
+			struct moeep_cause *cause);
 
 #endif

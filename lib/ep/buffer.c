@@ -186,6 +186,7 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 {
 	struct moeep_window *mine = NULL;
 	struct moeep_buffer *buffer;
+	int calls;
 	int rc;
 
 	if (!comm || !buffer_out) {
@@ -199,13 +200,15 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
+	/* On all ranks, whatever becomes of it. */
+	calls = (int)(comm->buffers_begun++ % MOEEP_CALL_BUFFERS);
 	buffer = calloc(1, sizeof(*buffer));
 	if (!buffer) {
 		return moeep_comm_agree(comm,
 					moeep_fail(MOEEP_ERR_NOMEM, "no memory for a buffer"));
 	}
 	buffer->comm = comm;
-	buffer->calls = (int)(comm->buffers_begun++ % MOEEP_CALL_BUFFERS);
+	buffer->calls = calls;
 	buffer->rowmath = moeep_rowmath_get();
 	rc = moeep_geometry_make(config, &comm->settings, comm->rank, comm->num_ranks,
 				 &buffer->geo);

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "cuda/launch.h"
 #include "ep/check.h"
+#include "ep/ll_state.h"
 #include "host/ll.h"
 
 static_assert(sizeof(moeep_ll_dispatch_args_t) <= MOEEP_TASK_ARGS, "a task holds the arguments");
@@ -76,17 +77,23 @@ static int check_dispatch(const struct moeep_buffer *buffer, const struct moeep_
 	return rc;
 }
 
-static uint32_t phases(const void *args, int32_t phase, int send, int recv)
+static_assert(MOEEP_REFUSABLE_LL_RECV == MOEEP_REFUSABLE_LL_SEND + 1 &&
+		      MOEEP_REFUSABLE_LL_CRECV == MOEEP_REFUSABLE_LL_CSEND + 1 &&
+		      MOEEP_LL_SEND == 1 && MOEEP_LL_RECV == 2,
+	      "phases are bits in the order of the kinds");
+
+/* A phase that is none counts as both, of which peers wait for SEND first. */
+static uint32_t kinds_of(int32_t phase, int send)
 {
-	return !args || phase == MOEEP_PHASE_BOTH ? 1u << send | 1u << recv
-	       : phase == MOEEP_PHASE_RECV	  ? 1u << recv
-						  : 1u << send;
+	bool one = phase == MOEEP_PHASE_SEND || phase == MOEEP_PHASE_RECV;
+
+	return (uint32_t)moeep_ll_phases(one ? phase : MOEEP_PHASE_BOTH) << send;
 }
 
 static uint32_t dispatch_kinds(const void *args)
 {
-	return phases(args, args ? ((const moeep_ll_dispatch_args_t *)args)->phase : 0,
-		      MOEEP_REFUSABLE_LL_SEND, MOEEP_REFUSABLE_LL_RECV);
+	return kinds_of(args ? ((const moeep_ll_dispatch_args_t *)args)->phase : MOEEP_PHASE_BOTH,
+			MOEEP_REFUSABLE_LL_SEND);
 }
 
 int moeep_ll_dispatch(moeep_buffer_t *buffer, moeep_handle_t *handle,
@@ -130,8 +137,8 @@ static int check_combine(const struct moeep_buffer *buffer, const struct moeep_h
 
 static uint32_t combine_kinds(const void *args)
 {
-	return phases(args, args ? ((const moeep_ll_combine_args_t *)args)->phase : 0,
-		      MOEEP_REFUSABLE_LL_CSEND, MOEEP_REFUSABLE_LL_CRECV);
+	return kinds_of(args ? ((const moeep_ll_combine_args_t *)args)->phase : MOEEP_PHASE_BOTH,
+			MOEEP_REFUSABLE_LL_CSEND);
 }
 
 int moeep_ll_combine(moeep_buffer_t *buffer, moeep_handle_t *handle,

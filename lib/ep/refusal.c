@@ -2,57 +2,42 @@
 /* ep/refusal.c - telling peers of a refused call, and finding theirs. */
 #include "config.h"
 
+#include <stddef.h>
+
 #include "core/refusal.h"
 #include "ep/refusal.h"
 
-uint64_t moeep_refusal_epoch(const struct moeep_buffer *buffer, enum moeep_refusable kind)
-{
-	uint64_t last = 0;
+/* What a rank publishes when it makes a call of each kind; its epoch is the call's. */
+static const size_t made[MOEEP_REFUSABLES] = {
+	[MOEEP_REFUSABLE_HT] = offsetof(struct moeep_words, ht_entry),
+	[MOEEP_REFUSABLE_LL_SEND] = offsetof(struct moeep_words, ll_sent),
+	[MOEEP_REFUSABLE_LL_RECV] = offsetof(struct moeep_words, ll_received),
+	[MOEEP_REFUSABLE_LL_CSEND] = offsetof(struct moeep_words, ll_csent),
+	[MOEEP_REFUSABLE_LL_CRECV] = offsetof(struct moeep_words, ll_creceived),
+};
 
-	switch (kind) {
-	case MOEEP_REFUSABLE_HT:
-		last = atomic_load_explicit(&buffer->ht_epoch, memory_order_relaxed);
-		break;
-	case MOEEP_REFUSABLE_LL_SEND:
-		last = atomic_load_explicit(&buffer->ll_epoch, memory_order_relaxed);
-		break;
-	case MOEEP_REFUSABLE_LL_RECV:
-		last = buffer->ll_recv_epoch;
-		break;
-	case MOEEP_REFUSABLE_LL_CSEND:
-		last = buffer->ll_cepoch;
-		break;
-	case MOEEP_REFUSABLE_LL_CRECV:
-		last = buffer->ll_crecv_epoch;
-		break;
-	case MOEEP_REFUSABLES:
-		break;
-	}
-	return (last + 1) & MOEEP_EPOCH_MASK;
+static struct moeep_refusal_side side_of(const struct moeep_buffer *buffer, int rank, int kind)
+{
+	struct moeep_words *words = moeep_buffer_words(buffer, rank);
+
+	return (struct moeep_refusal_side){
+		.refusal = &words->refusals[kind],
+		.made = &((struct moeep_flag_line *)((char *)words + made[kind]))->word,
+	};
 }
 
-/* What a rank publishes when it makes a call of that kind. */
-static const moeep_flag_t *made(const struct moeep_words *words, enum moeep_refusable kind)
+uint64_t moeep_refusal_epoch(const struct moeep_buffer *buffer, enum moeep_refusable kind)
 {
-	switch (kind) {
-	case MOEEP_REFUSABLE_LL_SEND:
-		return &words->ll_sent.word;
-	case MOEEP_REFUSABLE_LL_RECV:
-		return &words->ll_received.word;
-	case MOEEP_REFUSABLE_LL_CSEND:
-		return &words->ll_csent.word;
-	case MOEEP_REFUSABLE_LL_CRECV:
-		return &words->ll_creceived.word;
-	default:
-		return &words->ht_entry.word;
-	}
+	struct moeep_refusal_side own = side_of(buffer, buffer->geo.rank, (int)kind);
+
+	return moeep_refusal_next(&own);
 }
 
 void moeep_refusal_post(struct moeep_buffer *buffer, enum moeep_refusable kind, int result)
 {
-	struct moeep_words *words = moeep_buffer_words(buffer, buffer->geo.rank);
+	struct moeep_refusal_side own = side_of(buffer, buffer->geo.rank, (int)kind);
 
-	moeep_refusal_write(&words->refusals[kind], moeep_refusal_epoch(buffer, kind), result);
+	moeep_refusal_write(&own, result);
 	moeep_wait_wake_all(buffer->comm);
 }
 
@@ -63,20 +48,13 @@ void moeep_refusal_post(struct moeep_buffer *buffer, enum moeep_refusable kind, 
 static bool find(const void *buffer_void, int peer, struct moeep_cause *cause)
 {
 	const struct moeep_buffer *buffer = buffer_void;
-	const struct moeep_words *own = moeep_buffer_words(buffer, buffer->geo.rank);
-	const struct moeep_words *words = moeep_buffer_words(buffer, peer);
+	struct moeep_refusal_side own[MOEEP_REFUSABLES], peers[MOEEP_REFUSABLES];
 
-	for (int i = 0; i < MOEEP_REFUSABLES; i++) {
-		enum moeep_refusable kind = (enum moeep_refusable)i;
-		struct moeep_refusal_side mine = {&own->refusals[i], made(own, kind)};
-		struct moeep_refusal_side theirs = {&words->refusals[i], made(words, kind)};
-
-		if (moeep_refusal_is_new(&mine, &theirs)) {
-			moeep_refusal_explain(theirs.refusal, peer, cause);
-			return true;
-		}
+	for (int kind = 0; kind < MOEEP_REFUSABLES; kind++) {
+		own[kind] = side_of(buffer, buffer->geo.rank, kind);
+		peers[kind] = side_of(buffer, peer, kind);
 	}
-	return false;
+	return moeep_refusal_find(own, peers, peer, cause);
 }
 
 void moeep_refusal_watch(struct moeep_wait *wait, const struct moeep_buffer *buffer)

@@ -30,7 +30,8 @@ static void tell_refused(const struct moeep_task *task, uint64_t epoch, int resu
 
 static int task_run(const struct moeep_task *task)
 {
-	uint64_t epoch = moeep_refusal_epoch(task->buffer, task->kind);
+	bool refusable = task->kind != MOEEP_REFUSABLES;
+	uint64_t epoch = refusable ? moeep_refusal_epoch(task->buffer, task->kind) : 0;
 	int rc = MOEEP_OK;
 
 	if (task->wait_event) {
@@ -48,7 +49,7 @@ static int task_run(const struct moeep_task *task)
 			rc = moeep_comm_check(task->buffer->comm);
 		}
 	}
-	if (rc != MOEEP_OK && task->kind != MOEEP_REFUSABLES) {
+	if (rc != MOEEP_OK && refusable) {
 		tell_refused(task, epoch, rc);
 	}
 	return rc;
