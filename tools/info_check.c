@@ -28,21 +28,28 @@ void info_found(struct info_findings *findings, enum info_level level, const cha
 	snprintf(finding->mend, sizeof(finding->mend), "%s", mend);
 }
 
-static bool is(const char *value, const char *expected)
+void info_check_lanes(const char *name, const struct pci_device *pci, const char *why,
+		      struct info_findings *findings)
 {
-	return value && strcmp(value, expected) == 0;
+	char mend[64];
+
+	if (pci->width > 0 && pci->width < pci->max_width) {
+		snprintf(mend, sizeof(mend), "seat it anew; lspci -vv -s %s", pci->address);
+		info_found(findings, INFO_WARNING, why, mend, "%s has %d of %d lanes of PCI", name,
+			   pci->width, pci->max_width);
+	}
 }
 
 static void check_host(const struct machine *machine, struct info_findings *findings)
 {
 	const char *memfd = machine_get(machine, "host/anonymous_shared_memory");
 
-	if (memfd && !is(memfd, "yes")) {
+	if (memfd && !machine_is(memfd, "yes")) {
 		info_found(findings, INFO_ERROR, "ranks of a host share memory through it",
 			   "allow memfd_create in the container's seccomp profile",
 			   "anonymous shared memory cannot be had: %s", memfd);
 	}
-	if (is(machine_get(machine, "/proc/sys/kernel/numa_balancing"), "1") &&
+	if (machine_is(machine_get(machine, "/proc/sys/kernel/numa_balancing"), "1") &&
 	    info_host_numa_nodes(machine) > 1) {
 		info_found(findings, INFO_WARNING,
 			   "the kernel takes pages away from time to time to see who uses them",
@@ -56,6 +63,7 @@ static void check_driver(const struct machine *machine, const struct info_gpus *
 {
 	static const char why[] = "no rank can use a GPU";
 	bool module = machine_get(machine, "/sys/module/nvidia/loaded") != NULL;
+	char versions[96];
 
 	if (reach->gpus == 0 || gpus->count > 0) {
 		return;
@@ -72,9 +80,8 @@ static void check_driver(const struct machine *machine, const struct info_gpus *
 			   reach->gpus == 1 ? "" : "s", gpus->why);
 	} else if (gpus->found < gpus->needed) {
 		info_found(findings, INFO_ERROR, why, "install a newer driver of NVIDIA",
-			   "the driver is for CUDA %d.%d; %d.%d or later is needed",
-			   gpus->found / 1000, gpus->found % 1000 / 10, gpus->needed / 1000,
-			   gpus->needed % 1000 / 10);
+			   "the driver is %s",
+			   info_gpus_versions(gpus, versions, sizeof(versions)));
 	} else if (strstr(gpus->why, "SYSTEM_NOT_READY")) {
 		info_found(findings, INFO_ERROR, why, "systemctl start nvidia-fabricmanager",
 			   "the GPUs wait for their NVSwitches to be set up: %s", gpus->why);
@@ -122,17 +129,8 @@ static void check_gpus(const struct info_gpus *gpus, const struct info_reach *re
 		}
 	}
 	for (int i = 0; i < reach->gpus; i++) {
-		const struct info_place *place = &reach->place[i];
-
-		if (place->pci.width > 0 && place->pci.width < place->pci.max_width) {
-			char mend[64];
-
-			snprintf(mend, sizeof(mend), "seat it anew; lspci -vv -s %s",
-				 place->pci.address);
-			info_found(findings, INFO_WARNING, "what goes over PCI takes longer", mend,
-				   "%s has %d of %d lanes of PCI", place->label, place->pci.width,
-				   place->pci.max_width);
-		}
+		info_check_lanes(reach->place[i].label, &reach->place[i].pci,
+				 "what goes over PCI takes longer", findings);
 	}
 	if (gpus->count > 0 && reach->gpus_unknown > 0) {
 		info_found(findings, INFO_WARNING, "no rank of this process can use the rest",
@@ -190,7 +188,7 @@ static void check_direct(const struct machine *machine, const struct info_gpus *
 	if (gpu_behind && nic_behind) {
 		info_found(findings, INFO_WARNING,
 			   "what NICs read from GPUs goes by the processor, which is slower",
-			   is(machine_get(machine, "host/machine"), "aarch64")
+			   machine_is(machine_get(machine, "host/machine"), "aarch64")
 				   ? "start the kernel with iommu.passthrough=1"
 				   : "start the kernel with iommu=pt",
 			   "the IOMMU translates addresses of GPUs and RDMA devices");
@@ -214,7 +212,7 @@ void info_check_here(const struct info_reach *reach, struct info_findings *findi
 	moeep_setting_info_t setting = {.size = sizeof(setting)};
 
 	for (unsigned i = 0; moeep_feature_query(i, &feature) == 0; i++) {
-		if (is(feature.name, "cuda") && !feature.enabled && reach->gpus > 0) {
+		if (machine_is(feature.name, "cuda") && !feature.enabled && reach->gpus > 0) {
 			info_found(findings, INFO_ERROR, "no rank can use a GPU",
 				   "install a moeep that was built with CUDA",
 				   "this build has no CUDA backend: %s", feature.reason);

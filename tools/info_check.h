@@ -34,7 +34,9 @@ void info_check_machine(const struct machine *machine, const struct info_gpus *g
 			const struct info_nics *nics, const struct info_reach *reach,
 			struct info_findings *findings);
 
-/* Parts of it. */
+/* Parts of it. Of a device by its name, and what fewer lanes mean for: */
+void info_check_lanes(const char *name, const struct pci_device *pci, const char *why,
+		      struct info_findings *findings);
 void info_check_nics(const struct machine *machine, const struct info_nics *nics,
 		     struct info_findings *findings);
 

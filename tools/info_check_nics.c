@@ -6,7 +6,6 @@
 
 #include "info_check.h"
 
-#define MAX_DEVICES 256
 /*
  * An RDMA MTU of 4096 needs room for its headers in the netdev's: 96 bytes, as the kernel's
  * iboe_get_mtu() counts them.
@@ -20,7 +19,7 @@ static void check_access(const struct info_nic *nic, struct info_findings *findi
 	if (!nic->uverbs[0]) {
 		info_found(findings, INFO_ERROR, why, "modprobe ib_uverbs",
 			   "%s has no uverbs device", nic->name);
-	} else if (nic->access && strcmp(nic->access, "yes") != 0) {
+	} else if (nic->access && !machine_is(nic->access, "yes")) {
 		info_found(findings, INFO_ERROR, "this process cannot use it",
 			   "docker run --device /dev/infiniband; else the group of the file",
 			   "/dev/infiniband/%s of %s: %s", nic->uverbs, nic->name, nic->access);
@@ -29,17 +28,15 @@ static void check_access(const struct info_nic *nic, struct info_findings *findi
 
 static void check_link(const struct info_nic *nic, struct info_findings *findings)
 {
+	static const char why[] = "rows to other hosts take longer";
 	const struct pci_device *pci = &nic->pci;
 	char mend[64];
 
-	snprintf(mend, sizeof(mend), "seat it anew; lspci -vv -s %s", pci->address);
-	if (pci->width > 0 && pci->width < pci->max_width) {
-		info_found(findings, INFO_WARNING, "rows to other hosts take longer", mend,
-			   "%s has %d of %d lanes of PCI", nic->name, pci->width, pci->max_width);
-	}
+	info_check_lanes(nic->name, pci, why, findings);
 	if (pci->speed > 0 && pci->speed < pci->max_speed) {
-		info_found(findings, INFO_WARNING, "rows to other hosts take longer", mend,
-			   "%s has PCI at %g of %g GT/s", nic->name, pci->speed, pci->max_speed);
+		snprintf(mend, sizeof(mend), "seat it anew; lspci -vv -s %s", pci->address);
+		info_found(findings, INFO_WARNING, why, mend, "%s has PCI at %g of %g GT/s",
+			   nic->name, pci->speed, pci->max_speed);
 	}
 }
 
@@ -94,31 +91,35 @@ static void check_port(const struct info_nic *nic, const struct info_port *port,
 		   port->physical[0] ? port->physical : "unknown");
 }
 
+static bool has(const struct info_nics *nics, const struct pci_device *pci)
+{
+	for (int i = 0; i < nics->count; i++) {
+		if (strcmp(nics->nic[i].pci.address, pci->address) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 /* Cards that could do RDMA, and have no device for it. */
 static void check_cards(const struct machine *machine, const struct info_nics *nics,
 			struct info_findings *findings)
 {
-	static char names[MAX_DEVICES][MACHINE_NAME];
-	int count = machine_names(machine, "/sys/bus/pci/devices", names, MAX_DEVICES);
-	struct pci_device pci;
+	static struct pci_device devices[PCI_MAX_DEVICES];
+	int count = pci_devices_take(machine, PCI_VENDOR_MELLANOX, PCI_CLASS_NETWORK, devices);
 
 	for (int i = 0; i < count; i++) {
+		const char *address = devices[i].address;
 		const char *driver =
-			machine_get(machine, "/sys/bus/pci/devices/%s/driver@", names[i]);
-		bool known = false;
+			machine_get(machine, "/sys/bus/pci/devices/%s/driver@", address);
 
-		pci_device_take(machine, names[i], &pci);
-		for (int n = 0; n < nics->count; n++) {
-			known = known || strcmp(nics->nic[n].pci.address, pci.address) == 0;
-		}
 		/* One that is given to a guest is not the host's. */
-		if (known || pci.vendor != PCI_VENDOR_MELLANOX ||
-		    pci.class >> 16 != PCI_CLASS_NETWORK || (driver && strstr(driver, "vfio"))) {
+		if (has(nics, &devices[i]) || (driver && strstr(driver, "vfio"))) {
 			continue;
 		}
 		info_found(findings, INFO_ERROR, "nothing is sent through it",
 			   driver ? "modprobe mlx5_ib" : "modprobe mlx5_core",
-			   "the NIC at %s has no RDMA device", pci.address);
+			   "the NIC at %s has no RDMA device", address);
 	}
 }
 

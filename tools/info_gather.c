@@ -4,7 +4,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -20,6 +19,25 @@
 
 #define MAX_PATH 512
 
+/* The first line of a file that begins so, without its end; false if there is none. */
+static bool find_line(const char *path, const char *begin, char *line, size_t size)
+{
+	FILE *file = fopen(path, "re");
+	bool found = false;
+
+	/* Attributes of devices may give an error when they are read. */
+	while (file && !found && fgets(line, (int)size, file)) {
+		found = strncmp(line, begin, strlen(begin)) == 0;
+	}
+	if (file) {
+		fclose(file);
+	}
+	if (found) {
+		line[strcspn(line, "\n")] = '\0';
+	}
+	return found;
+}
+
 /* The first line of a file; not one that is empty. */
 static void put_file(struct machine *machine, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -28,23 +46,13 @@ static void put_file(struct machine *machine, const char *format, ...)
 {
 	char path[MAX_PATH], line[1024];
 	va_list args;
-	FILE *file;
 
 	va_start(args, format);
 	vsnprintf(path, sizeof(path), format, args);
 	va_end(args);
-	file = fopen(path, "re");
-	if (!file) {
-		return;
+	if (find_line(path, "", line, sizeof(line)) && line[0]) {
+		machine_put(machine, line, "%s", path);
 	}
-	/* Attributes of devices may give an error when they are read. */
-	if (fgets(line, sizeof(line), file)) {
-		line[strcspn(line, "\n")] = '\0';
-		if (line[0]) {
-			machine_put(machine, line, "%s", path);
-		}
-	}
-	fclose(file);
 }
 
 static void put_files(struct machine *machine, const char *directory, const char *const *names)
@@ -101,18 +109,11 @@ static void put_self(struct machine *machine, const char *path, const char *name
 
 static unsigned int read_class(const char *path)
 {
-	char file_path[MAX_PATH + 8], text[16] = "";
-	FILE *file;
+	char file[MAX_PATH + 8], line[32];
 
-	snprintf(file_path, sizeof(file_path), "%s/class", path);
-	file = fopen(file_path, "re");
-	if (file) {
-		if (!fgets(text, sizeof(text), file)) {
-			text[0] = '\0';
-		}
-		fclose(file);
-	}
-	return (unsigned int)strtoul(text, NULL, 16) >> 16;
+	snprintf(file, sizeof(file), "%s/class", path);
+	return find_line(file, "", line, sizeof(line)) ? (unsigned int)strtoul(line, NULL, 16) >> 16
+						       : 0;
 }
 
 static void put_pci(struct machine *machine, const char *path, const char *name)
@@ -209,38 +210,26 @@ static void put_module(struct machine *machine, const char *name)
 /* CAP_IPC_LOCK lifts the limit of locked memory. */
 static void put_capability(struct machine *machine)
 {
-	FILE *file = fopen("/proc/self/status", "re");
+	static const char begin[] = "CapEff:";
 	char line[256];
 
-	while (file && fgets(line, sizeof(line), file)) {
-		if (strncmp(line, "CapEff:", 7) == 0) {
-			unsigned long long set = strtoull(line + 7, NULL, 16);
+	if (find_line("/proc/self/status", begin, line, sizeof(line))) {
+		unsigned long long set = strtoull(line + strlen(begin), NULL, 16);
 
-			machine_put(machine, set >> 14 & 1 ? "1" : "0", "host/may_lock_memory");
-		}
-	}
-	if (file) {
-		fclose(file);
+		machine_put(machine, set >> 14 & 1 ? "1" : "0", "host/may_lock_memory");
 	}
 }
 
 /* Of /proc/cpuinfo the line "model name"; arm64 has none. */
 static void put_processor(struct machine *machine)
 {
-	FILE *file = fopen("/proc/cpuinfo", "re");
-	char line[512];
+	char line[512], *value;
 
-	while (file && fgets(line, sizeof(line), file)) {
-		char *value = strncmp(line, "model name", 10) == 0 ? strchr(line, ':') : NULL;
-
+	if (find_line("/proc/cpuinfo", "model name", line, sizeof(line))) {
+		value = strchr(line, ':');
 		if (value) {
-			value[strcspn(value, "\n")] = '\0';
 			machine_put(machine, value + strspn(value, ": "), "host/processor");
-			break;
 		}
-	}
-	if (file) {
-		fclose(file);
 	}
 }
 
@@ -268,14 +257,6 @@ static int count_allowed(void)
 	return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-static void put_number(struct machine *machine, const char *name, uint64_t number)
-{
-	char text[24];
-
-	snprintf(text, sizeof(text), "%" PRIu64, number);
-	machine_put(machine, text, "%s", name);
-}
-
 static void put_limit(struct machine *machine, const char *name, int which)
 {
 	struct rlimit limit;
@@ -286,7 +267,7 @@ static void put_limit(struct machine *machine, const char *name, int which)
 	if (limit.rlim_cur == RLIM_INFINITY) {
 		machine_put(machine, "unlimited", "%s", name);
 	} else {
-		put_number(machine, name, limit.rlim_cur);
+		machine_put_number(machine, (int64_t)limit.rlim_cur, "%s", name);
 	}
 }
 
@@ -304,21 +285,23 @@ static void put_host(struct machine *machine)
 		machine_put(machine, uname_is.machine, "host/machine");
 	}
 	put_processor(machine);
-	put_number(machine, "host/processors_online", (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
-	put_number(machine, "host/processors_allowed", (uint64_t)count_allowed());
-	put_number(machine, "host/page_bytes", (uint64_t)sysconf(_SC_PAGESIZE));
+	machine_put_number(machine, sysconf(_SC_NPROCESSORS_ONLN), "host/processors_online");
+	machine_put_number(machine, count_allowed(), "host/processors_allowed");
+	machine_put_number(machine, sysconf(_SC_PAGESIZE), "host/page_bytes");
 	if (memory_limit_get(&memory) == 0) {
-		put_number(machine, "host/memory_bytes", memory.total);
-		put_number(machine, "host/memory_available_bytes", memory.available);
+		machine_put_number(machine, (int64_t)memory.total, "host/memory_bytes");
+		machine_put_number(machine, (int64_t)memory.available,
+				   "host/memory_available_bytes");
 		machine_put(machine, memory.limited_by, "host/memory_limited_by");
 	}
 	put_limit(machine, "host/locked_memory_bytes", RLIMIT_MEMLOCK);
 	put_capability(machine);
 	put_limit(machine, "host/open_files", RLIMIT_NOFILE);
 	if (statvfs("/dev/shm", &shm) == 0) {
-		put_number(machine, "host/dev_shm_bytes", (uint64_t)shm.f_blocks * shm.f_frsize);
-		put_number(machine, "host/dev_shm_free_bytes",
-			   (uint64_t)shm.f_bavail * shm.f_frsize);
+		machine_put_number(machine, (int64_t)(shm.f_blocks * shm.f_frsize),
+				   "host/dev_shm_bytes");
+		machine_put_number(machine, (int64_t)(shm.f_bavail * shm.f_frsize),
+				   "host/dev_shm_free_bytes");
 	}
 	fd = memfd_create("moeep-info", MFD_CLOEXEC);
 	machine_put(machine, fd < 0 ? strerror(errno) : "yes", "host/anonymous_shared_memory");

@@ -3,9 +3,7 @@
 #include <config.h>
 
 #include <errno.h>
-#include <inttypes.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -188,21 +186,6 @@ out:
 	munmap(shared, sizeof(*shared));
 }
 
-static void put_number(struct machine *machine, int64_t number, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static void put_number(struct machine *machine, int64_t number, const char *format, ...)
-{
-	char name[MACHINE_NAME], text[24];
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(name, sizeof(name), format, args);
-	va_end(args);
-	snprintf(text, sizeof(text), "%" PRId64, number);
-	machine_put(machine, text, "%s", name);
-}
-
 static void put_gpu(struct machine *machine, const struct info_gpus *gpus, int i)
 {
 	const struct info_gpu *gpu = &gpus->gpu[i];
@@ -212,10 +195,10 @@ static void put_gpu(struct machine *machine, const struct info_gpus *gpus, int i
 	machine_put(machine, gpu->name, "driver/gpu/%d/name", i);
 	machine_put(machine, gpu->usable ? "yes" : gpu->why, "driver/gpu/%d/usable", i);
 	machine_put(machine, gpu->dma_buf ? "1" : "0", "driver/gpu/%d/dma_buf", i);
-	put_number(machine, gpu->major, "driver/gpu/%d/capability_major", i);
-	put_number(machine, gpu->minor, "driver/gpu/%d/capability_minor", i);
-	put_number(machine, gpu->sms, "driver/gpu/%d/sms", i);
-	put_number(machine, (int64_t)gpu->bytes, "driver/gpu/%d/bytes", i);
+	machine_put_number(machine, gpu->major, "driver/gpu/%d/capability_major", i);
+	machine_put_number(machine, gpu->minor, "driver/gpu/%d/capability_minor", i);
+	machine_put_number(machine, gpu->sms, "driver/gpu/%d/sms", i);
+	machine_put_number(machine, (int64_t)gpu->bytes, "driver/gpu/%d/bytes", i);
 	for (int j = 0; j < gpus->count; j++) {
 		const struct info_link *link = &gpus->link[i][j];
 
@@ -227,7 +210,7 @@ static void put_gpu(struct machine *machine, const struct info_gpus *gpus, int i
 				    "driver/gpu/%d/peer/%d", i, j);
 		}
 		if (i != j && link->access) {
-			put_number(machine, link->rank, "driver/gpu/%d/peer_rank/%d", i, j);
+			machine_put_number(machine, link->rank, "driver/gpu/%d/peer_rank/%d", i, j);
 		}
 	}
 }
@@ -242,7 +225,7 @@ void info_gpus_look(struct machine *machine)
 	}
 	look_at_all(gpus);
 	if (gpus->found) {
-		put_number(machine, gpus->found, "driver/version");
+		machine_put_number(machine, gpus->found, "driver/version");
 	}
 	if (gpus->why[0]) {
 		machine_put(machine, gpus->why, "driver/not_usable");

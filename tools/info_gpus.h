@@ -54,6 +54,9 @@ void info_gpus_look(struct machine *machine);
 /* And from it. */
 void info_gpus_take(const struct machine *machine, struct info_gpus *gpus);
 
+/* "for CUDA 12.4; 12.0 or later is needed", where a driver was found. Returns text. */
+const char *info_gpus_versions(const struct info_gpus *gpus, char *text, size_t size);
+
 /* here: it is this machine, so that this build's kernels matter. */
 void info_gpus_text(const struct info_gpus *gpus, bool here);
 void info_gpus_json(struct json *json, const struct info_gpus *gpus);

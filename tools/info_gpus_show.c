@@ -25,7 +25,7 @@ static void take_gpu(const struct machine *machine, struct info_gpus *gpus, int 
 
 	snprintf(gpu->name, sizeof(gpu->name), "%s", name ? name : "unknown");
 	snprintf(gpu->pci, sizeof(gpu->pci), "%s", pci ? pci : "unknown");
-	gpu->usable = usable && strcmp(usable, "yes") == 0;
+	gpu->usable = machine_is(usable, "yes");
 	snprintf(gpu->why, sizeof(gpu->why), "%s", usable ? usable : "unknown");
 	gpu->dma_buf = machine_number(machine, 0, "driver/gpu/%d/dma_buf", i) != 0;
 	gpu->major = (int)machine_number(machine, 0, "driver/gpu/%d/capability_major", i);
@@ -36,8 +36,8 @@ static void take_gpu(const struct machine *machine, struct info_gpus *gpus, int 
 		struct info_link *link = &gpus->link[i][j];
 		const char *peer = machine_get(machine, "driver/gpu/%d/peer/%d", i, j);
 
-		link->access = peer && strcmp(peer, "none") != 0;
-		link->atomics = peer && strcmp(peer, "nvlink") == 0;
+		link->access = peer && !machine_is(peer, "none");
+		link->atomics = machine_is(peer, "nvlink");
 		link->rank = (int)machine_number(machine, 0, "driver/gpu/%d/peer_rank/%d", i, j);
 	}
 }
@@ -58,7 +58,7 @@ void info_gpus_take(const struct machine *machine, struct info_gpus *gpus)
 	for (int i = 0; i < gpus->count; i++) {
 		take_gpu(machine, gpus, i);
 	}
-	gpus->passed = passed && strcmp(passed, "yes") == 0;
+	gpus->passed = machine_is(passed, "yes");
 	snprintf(gpus->not_passed, sizeof(gpus->not_passed), "%s", passed ? passed : "unknown");
 }
 
@@ -77,15 +77,20 @@ static void text_kernels(void)
 	}
 }
 
+const char *info_gpus_versions(const struct info_gpus *gpus, char *text, size_t size)
+{
+	snprintf(text, size, "for CUDA %d.%d; %d.%d or later is needed", gpus->found / 1000,
+		 gpus->found % 1000 / 10, gpus->needed / 1000, gpus->needed % 1000 / 10);
+	return text;
+}
+
 void info_gpus_text(const struct info_gpus *gpus, bool here)
 {
 	char line[700], name[16], bytes[HUMAN_TEXT];
 
 	printf("\nGPUs\n");
 	if (gpus->found) {
-		snprintf(line, sizeof(line), "for CUDA %d.%d; %d.%d or later is needed",
-			 gpus->found / 1000, gpus->found % 1000 / 10, gpus->needed / 1000,
-			 gpus->needed % 1000 / 10);
+		info_gpus_versions(gpus, line, sizeof(line));
 	} else {
 		snprintf(line, sizeof(line), "none; one for CUDA %d.%d or later is needed",
 			 gpus->needed / 1000, gpus->needed % 1000 / 10);

@@ -85,7 +85,7 @@ static void text_memory(const struct machine *machine)
 	}
 	print_field("memory", line);
 	print_field("locked memory", !limit ? "unknown"
-				     : strcmp(limit, "unlimited") == 0
+				     : machine_is(limit, "unlimited")
 					     ? "no limit"
 					     : human_bytes(strtoull(limit, NULL, 10), a));
 }
@@ -97,7 +97,7 @@ static void text_shared(const struct machine *machine)
 	int64_t left = machine_number(machine, 0, "host/dev_shm_free_bytes");
 	char line[256], thp[32], a[HUMAN_TEXT], b[HUMAN_TEXT];
 
-	if (memfd && strcmp(memfd, "yes") == 0) {
+	if (machine_is(memfd, "yes")) {
 		snprintf(line, sizeof(line), "yes, anonymous (memfd)");
 	} else {
 		snprintf(line, sizeof(line), "memfd_create: %.200s", known(memfd));
@@ -190,7 +190,7 @@ void info_host_json(struct json *json, const struct machine *machine)
 		json_fact(json, numbers[i].key, machine, numbers[i].name);
 	}
 	json_int(json, "numa_nodes", info_host_numa_nodes(machine));
-	json_bool(json, "anonymous_shared_memory", memfd && strcmp(memfd, "yes") == 0);
+	json_bool(json, "anonymous_shared_memory", machine_is(memfd, "yes"));
 	take_bracketed(thp, sizeof(thp), machine_get(machine, THP));
 	json_string(json, "transparent_huge_pages_shmem", thp[0] ? thp : NULL);
 	json_close(json);

@@ -3,6 +3,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +68,18 @@ void machine_put(struct machine *machine, const char *value, const char *name, .
 	if (!strchr(text, ' ') && !strchr(text, '\n')) {
 		add(machine, text, strlen(text), value, strnlen(value, MAX_VALUE));
 	}
+}
+
+void machine_put_number(struct machine *machine, int64_t number, const char *name, ...)
+{
+	char text[24], whole[MAX_NAME];
+	va_list args;
+
+	va_start(args, name);
+	vsnprintf(whole, sizeof(whole), name, args);
+	va_end(args);
+	snprintf(text, sizeof(text), "%" PRId64, number);
+	machine_put(machine, text, "%s", whole);
 }
 
 static int compare(const void *a, const void *b)
@@ -236,7 +249,7 @@ int machine_parse(struct machine *machine, const char *text, size_t size, char *
 	return 0;
 }
 
-static void cannot_read(const char *path, const char *why)
+static void complain(const char *path, const char *why)
 {
 	fputs("moeep-info: ", stderr);
 	print_text(stderr, path);
@@ -252,16 +265,16 @@ int machine_load(struct machine *machine, const char *path)
 	int rc = -1;
 
 	if (!file || !text) {
-		cannot_read(path, strerror(file ? ENOMEM : errno));
+		complain(path, strerror(file ? ENOMEM : errno));
 		goto out;
 	}
 	size = fread(text, 1, MAX_BYTES + 1, file);
 	if (ferror(file)) {
-		cannot_read(path, strerror(errno));
+		complain(path, strerror(errno));
 	} else if (size > MAX_BYTES) {
-		cannot_read(path, "it is longer than 4 MiB: no record");
+		complain(path, "it is longer than 4 MiB: no record");
 	} else if (machine_parse(machine, text, size, error, sizeof(error))) {
-		cannot_read(standard ? "standard input" : path, error);
+		complain(standard ? "standard input" : path, error);
 	} else {
 		rc = 0;
 	}
@@ -273,10 +286,23 @@ out:
 	return rc;
 }
 
-void machine_write(const struct machine *machine, FILE *file)
+int machine_save(const struct machine *machine, const char *path)
 {
+	bool standard = strcmp(path, "-") == 0;
+	FILE *file = standard ? stdout : fopen(path, "we");
+	int rc;
+
+	if (!file) {
+		complain(path, strerror(errno));
+		return -1;
+	}
 	fputs(HEADER "\n", file);
 	for (size_t i = 0; i < machine->count; i++) {
 		fprintf(file, "%s %s\n", machine->facts[i].name, machine->facts[i].value);
 	}
+	rc = output_finish(file, "moeep-info");
+	if (!standard) {
+		fclose(file);
+	}
+	return rc;
 }

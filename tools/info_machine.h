@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 
 #define MACHINE_NAME 64
 
@@ -37,12 +38,21 @@ void machine_free(struct machine *machine);
 void machine_put(struct machine *machine, const char *value, const char *name, ...)
 	__attribute__((format(printf, 3, 4)));
 
+void machine_put_number(struct machine *machine, int64_t number, const char *name, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* Before what is below. A name that is there twice, or NULL. */
 const char *machine_sort(struct machine *machine);
 
 /* NULL: not known. */
 const char *machine_get(const struct machine *machine, const char *name, ...)
 	__attribute__((format(printf, 2, 3)));
+
+/* Is that what is known? */
+static inline bool machine_is(const char *value, const char *expected)
+{
+	return value && strcmp(value, expected) == 0;
+}
 
 /* The whole number that the value begins with, decimal or with 0x; other if there is none. */
 int64_t machine_number(const struct machine *machine, int64_t other, const char *name, ...)
@@ -60,6 +70,7 @@ int machine_parse(struct machine *machine, const char *text, size_t size, char *
 /* The same of a file, "-" for standard input, with a message on standard error. */
 int machine_load(struct machine *machine, const char *path);
 
-void machine_write(const struct machine *machine, FILE *file);
+/* As a record; path may be "-", for standard output. 0, or -1 with a message. */
+int machine_save(const struct machine *machine, const char *path);
 
 #endif

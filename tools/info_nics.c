@@ -63,7 +63,7 @@ static void take_port(const struct machine *machine, const char *name, const cha
 	copy_word(port->physical, sizeof(port->physical),
 		  machine_get(machine, RDMA "/%s/ports/%s/phys_state", name, number));
 	port->rate = rate ? strtod(rate, NULL) : 0;
-	port->ethernet = layer && strcmp(layer, "Ethernet") == 0;
+	port->ethernet = machine_is(layer, "Ethernet");
 	copy(port->netdev, sizeof(port->netdev),
 	     machine_get(machine, RDMA "/%s/ports/%s/gid_attrs/ndevs/0", name, number));
 	if (port->netdev[0]) {
@@ -170,9 +170,11 @@ void info_nics_text(const struct info_nics *nics)
 		if (nic->firmware[0]) {
 			printf(", firmware %s", nic->firmware);
 		}
-		printf(", %s%s%s\n", nic->uverbs[0] ? nic->uverbs : "no uverbs",
-		       nic->access && strcmp(nic->access, "yes") != 0 ? ": " : "",
-		       nic->access && strcmp(nic->access, "yes") != 0 ? nic->access : "");
+		printf(", %s", nic->uverbs[0] ? nic->uverbs : "no uverbs");
+		if (nic->access && !machine_is(nic->access, "yes")) {
+			printf(": %s", nic->access);
+		}
+		putchar('\n');
 		for (int p = 0; p < nic->num_ports; p++) {
 			text_port(&nic->ports[p]);
 		}

@@ -59,11 +59,25 @@ void pci_device_take(const struct machine *machine, const char *address, struct 
 	device->numa = (int)machine_number(machine, -1, DEVICES "/%s/numa_node", at);
 	device->class = (unsigned int)machine_number(machine, 0, DEVICES "/%s/class", at);
 	device->vendor = (unsigned int)machine_number(machine, 0, DEVICES "/%s/vendor", at);
-	device->device = (unsigned int)machine_number(machine, 0, DEVICES "/%s/device", at);
 	device->speed = read_speed(machine_get(machine, DEVICES "/%s/current_link_speed", at));
 	device->max_speed = read_speed(machine_get(machine, DEVICES "/%s/max_link_speed", at));
 	device->width = (int)machine_number(machine, 0, DEVICES "/%s/current_link_width", at);
 	device->max_width = (int)machine_number(machine, 0, DEVICES "/%s/max_link_width", at);
+}
+
+int pci_devices_take(const struct machine *machine, unsigned int vendor, unsigned int class,
+		     struct pci_device devices[PCI_MAX_DEVICES])
+{
+	static char names[PCI_MAX_DEVICES][MACHINE_NAME];
+	int all = machine_names(machine, DEVICES, names, PCI_MAX_DEVICES), count = 0;
+
+	for (int i = 0; i < all; i++) {
+		struct pci_device *device = &devices[count];
+
+		pci_device_take(machine, names[i], device);
+		count += device->vendor == vendor && device->class >> 16 == class;
+	}
+	return count;
 }
 
 /* Function 1 of 0000:29:00 is in the same place as function 0. */

@@ -22,7 +22,6 @@ struct pci_device {
 	int numa; /* -1: the machine does not say */
 	unsigned int class;
 	unsigned int vendor;
-	unsigned int device;
 	double speed, max_speed; /* GT/s of a lane; 0: unknown */
 	int width, max_width;	 /* lanes */
 };
@@ -37,6 +36,16 @@ enum pci_distance {
 	PCI_SYS,  /* by the link between NUMA nodes */
 	PCI_DISTANCES
 };
+
+#define PCI_VENDOR_NVIDIA   0x10de
+#define PCI_VENDOR_MELLANOX 0x15b3
+#define PCI_CLASS_NETWORK   0x02
+#define PCI_CLASS_DISPLAY   0x03
+#define PCI_MAX_DEVICES	    256
+
+/* Those of a vendor and class that the machine has; at most PCI_MAX_DEVICES. Returns how many. */
+int pci_devices_take(const struct machine *machine, unsigned int vendor, unsigned int class,
+		     struct pci_device devices[PCI_MAX_DEVICES]);
 
 /* The address may be in capitals, or with eight digits of a domain, as CUDA gives it. */
 void pci_device_take(const struct machine *machine, const char *address, struct pci_device *device);

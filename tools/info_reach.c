@@ -6,37 +6,35 @@
 
 #include "info_reach.h"
 
-#define MAX_DEVICES 256
-
 static struct info_place *add(struct info_reach *reach)
 {
 	return reach->count < INFO_MAX_PLACES ? &reach->place[reach->count++] : NULL;
 }
 
+static bool has(const struct info_reach *reach, const struct pci_device *pci)
+{
+	for (int i = 0; i < reach->count; i++) {
+		if (strcmp(reach->place[i].pci.address, pci->address) == 0) {
+			return true;
+		}
+	}
+	return false;
+}
+
 /* GPUs that PCI has and the driver does not. */
 static void add_unknown(const struct machine *machine, struct info_reach *reach)
 {
-	static char names[MAX_DEVICES][MACHINE_NAME];
-	int count = machine_names(machine, "/sys/bus/pci/devices", names, MAX_DEVICES);
-	struct info_place *place;
-	struct pci_device pci;
+	static struct pci_device devices[PCI_MAX_DEVICES];
+	int count = pci_devices_take(machine, PCI_VENDOR_NVIDIA, PCI_CLASS_DISPLAY, devices);
 
-	for (int i = 0; i < count; i++) {
-		bool known = false;
+	for (int i = 0; i < count && reach->gpus < 2 * INFO_MAX_GPUS; i++) {
+		const char *address = devices[i].address;
+		struct info_place *place = has(reach, &devices[i]) ? NULL : add(reach);
 
-		pci_device_take(machine, names[i], &pci);
-		for (int p = 0; p < reach->count; p++) {
-			known = known || strcmp(reach->place[p].pci.address, pci.address) == 0;
-		}
-		if (known || pci.vendor != PCI_VENDOR_NVIDIA ||
-		    pci.class >> 16 != PCI_CLASS_DISPLAY || reach->gpus >= 2 * INFO_MAX_GPUS) {
-			continue;
-		}
-		place = add(reach);
 		if (place) {
-			*place = (struct info_place){.pci = pci, .is_gpu = true, .gpu = -1};
+			*place = (struct info_place){.pci = devices[i], .is_gpu = true, .gpu = -1};
 			snprintf(place->label, sizeof(place->label), "%.12s",
-				 pci.address + (strncmp(pci.address, "0000:", 5) == 0 ? 5 : 0));
+				 address + (strncmp(address, "0000:", 5) == 0 ? 5 : 0));
 			reach->gpus++;
 			reach->gpus_unknown++;
 		}
@@ -68,20 +66,6 @@ void info_reach_take(const struct machine *machine, const struct info_gpus *gpus
 	}
 }
 
-enum pci_distance info_reach_nearest(const struct info_reach *reach, const struct info_place *place)
-{
-	enum pci_distance least = PCI_DISTANCES;
-
-	for (int i = reach->gpus; i < reach->count; i++) {
-		enum pci_distance distance = pci_distance_get(&place->pci, &reach->place[i].pci);
-
-		if (place != &reach->place[i] && distance < least) {
-			least = distance;
-		}
-	}
-	return least;
-}
-
 /* Two GPUs of the driver are joined by NVLink, or as PCI has it, or not at all. */
 static const char *cell(const struct info_gpus *gpus, const struct info_place *one,
 			const struct info_place *two)
@@ -97,12 +81,17 @@ static const char *cell(const struct info_gpus *gpus, const struct info_place *o
 	return one == two ? "X" : pci_distance_name(pci_distance_get(&one->pci, &two->pci));
 }
 
+/* Of a GPU the RDMA devices that are nearest. */
 static void text_nearest(const struct info_reach *reach, const struct info_place *place)
 {
-	enum pci_distance least = info_reach_nearest(reach, place);
+	enum pci_distance distance[INFO_MAX_PLACES], least = PCI_DISTANCES;
 
-	for (int i = reach->gpus; least < PCI_DISTANCES && i < reach->count; i++) {
-		if (pci_distance_get(&place->pci, &reach->place[i].pci) == least) {
+	for (int i = reach->gpus; i < reach->count; i++) {
+		distance[i] = pci_distance_get(&place->pci, &reach->place[i].pci);
+		least = distance[i] < least ? distance[i] : least;
+	}
+	for (int i = reach->gpus; i < reach->count; i++) {
+		if (distance[i] == least) {
 			printf(" %s", reach->place[i].label);
 		}
 	}

@@ -11,11 +11,6 @@
 
 #define INFO_MAX_PLACES (2 * INFO_MAX_GPUS + INFO_MAX_NICS)
 
-#define PCI_VENDOR_NVIDIA   0x10de
-#define PCI_VENDOR_MELLANOX 0x15b3
-#define PCI_CLASS_NETWORK   0x02
-#define PCI_CLASS_DISPLAY   0x03
-
 struct info_place {
 	char label[MACHINE_NAME];
 	struct pci_device pci;
@@ -33,10 +28,6 @@ struct info_reach {
 
 void info_reach_take(const struct machine *machine, const struct info_gpus *gpus,
 		     const struct info_nics *nics, struct info_reach *reach);
-
-/* The least distance of a place to an RDMA device; PCI_DISTANCES if there is none. */
-enum pci_distance info_reach_nearest(const struct info_reach *reach,
-				     const struct info_place *place);
 
 void info_reach_text(const struct info_reach *reach, const struct info_gpus *gpus);
 void info_reach_json(struct json *json, const struct info_reach *reach,

@@ -2,7 +2,6 @@
 /* tools/moeep-info.c - what this build of the library contains, and what this host offers it. */
 #include <config.h>
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -188,34 +187,8 @@ static void print_report(const struct report *report, const struct request *requ
 }
 
 /* 0, or -1 with a message. */
-static int write_record(const struct machine *machine, const char *path)
-{
-	FILE *file;
-
-	if (strcmp(path, "-") == 0) {
-		machine_write(machine, stdout);
-		return 0;
-	}
-	file = fopen(path, "we");
-	if (!file) {
-		fputs("moeep-info: ", stderr);
-		print_text(stderr, path);
-		fprintf(stderr, ": %s\n", strerror(errno));
-		return -1;
-	}
-	machine_write(machine, file);
-	if (output_finish(file, "moeep-info")) {
-		fclose(file);
-		return -1;
-	}
-	fclose(file);
-	return 0;
-}
-
-/* 0, or -1 with a message. */
 static int look(struct report *report, const struct request *request)
 {
-	report->here = !request->input;
 	if (request->input) {
 		if (machine_load(&report->machine, request->input)) {
 			return -1;
@@ -248,15 +221,15 @@ static int answer(struct report *report, const struct request *request)
 	bool alone = report_wanted && !request->json && !request->input &&
 		     (request->settings || request->hints);
 
+	report->here = !request->input;
 	if (!alone && look(report, request)) {
 		return EXIT_FAILURE;
 	}
-	report->here = !request->input;
 	if (report->here &&
 	    (request->json || (report_wanted && !request->settings) || request->hints)) {
 		info_hints_ask(&report->hints);
 	}
-	if (request->record && write_record(&report->machine, request->record)) {
+	if (request->record && machine_save(&report->machine, request->record)) {
 		return EXIT_FAILURE;
 	}
 	if (request->json) {

@@ -131,34 +131,29 @@ refused()
 	tap_like "$tap_out" "$expected" "it says why"
 }
 
-# record TEXT: as a file
-# shellcheck disable=SC2059 # the text is the format
-record()
+# refused_record EXPECTED FORMAT [ARGUMENT]: a record of this text, by printf
+refused_record()
 {
+	pattern=$1
+	shift
+	# shellcheck disable=SC2059 # the text is the format
 	printf "$@" >"$tap_dir/record"
+	refused "$pattern" 1 --input="$tap_dir/record"
 }
 refused '/none: No such file' 1 --input=/none
 refused "$tap_dir: Is a directory" 1 --input="$tap_dir"
 refused '/none/none: No such file' 1 --record=/none/none
-record ''
-refused 'record: line 1: a record begins with "moeep-machine 1"' 1 --input="$tap_dir/record"
-record 'moeep-machine 2\n'
-refused 'line 1: a record begins with' 1 --input="$tap_dir/record"
-record 'moeep-machine 1\nhost/name\n'
-refused 'line 2: a name, a space and a value are expected' 1 --input="$tap_dir/record"
-record 'moeep-machine 1\n\n# x\n x\n'
-refused 'line 4: a name, a space and a value' 1 --input="$tap_dir/record"
-record 'moeep-machine 1\nhost/name a\001b\n'
-refused 'line 2: it has a control character' 1 --input="$tap_dir/record"
-record 'moeep-machine 1\nhost/name a\nhost/kernel b\nhost/name c\n'
-refused 'host/name is there twice' 1 --input="$tap_dir/record"
-record 'moeep-machine 1\nhost/name %3000d\n' 1
-refused 'line 2: it is too long' 1 --input="$tap_dir/record"
-record 'moeep-machine 1\n%600d x\n' 1
-refused 'line 2: a name, a space' 1 --input="$tap_dir/record"
+refused_record 'record: line 1: a record begins with "moeep-machine 1"' ''
+refused_record 'line 1: a record begins with' 'moeep-machine 2\n'
+refused_record 'line 2: a name, a space and a value are expected' 'moeep-machine 1\nhost/name\n'
+refused_record 'line 4: a name, a space and a value' 'moeep-machine 1\n\n# x\n x\n'
+refused_record 'line 2: it has a control character' 'moeep-machine 1\nhost/name a\001b\n'
+refused_record 'host/name is there twice' 'moeep-machine 1\nhost/name a\nhost/kernel b\nhost/name c\n'
+refused_record 'line 2: it is too long' 'moeep-machine 1\nhost/name %3000d\n' 1
+refused_record 'line 2: a name, a space' 'moeep-machine 1\n%600d x\n' 1
 head -c 5000000 /dev/zero >"$tap_dir/record"
 refused 'longer than 4 MiB' 1 --input="$tap_dir/record"
-record 'moeep-machine 1\n'
+printf 'moeep-machine 1\n' >"$tap_dir/record"
 refused 'RDMA devices' 0 --input="$tap_dir/record"
 refused 'exclude each other' 2 --record="$tap_dir/x" --input="$tap_dir/record"
 refused 'of this build' 2 --settings --input="$tap_dir/record"
