@@ -55,7 +55,8 @@ typedef enum moeep_result {
 	MOEEP_ERR_UNSUPPORTED = -9, /* valid, but not with this build, backend or memory */
 	MOEEP_ERR_STATE = -10,	    /* the call does not fit the object's state */
 	MOEEP_ERR_NOT_READY = -11,  /* a query: not complete yet */
-	MOEEP_ERR_RENDEZVOUS = -12  /* the ranks could not find or authenticate each other */
+	MOEEP_ERR_RENDEZVOUS = -12, /* the ranks could not find or authenticate each other */
+	MOEEP_ERR_NETWORK = -13	    /* the network between hosts failed; sticky, see the report */
 } moeep_result_t;
 
 /* Text for a result code; never NULL, also for codes that this release does not know. */

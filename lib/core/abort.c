@@ -9,6 +9,7 @@
 #include "bootstrap/boot.h"
 #include "core/comm.h"
 #include "core/error.h"
+#include "net/net.h"
 
 /* How long to wait for the report of another rank that is writing it; it may have died there. */
 #define WRITING_LIMIT_NS 100000000u
@@ -67,6 +68,7 @@ int moeep_comm_check(const struct moeep_comm *comm)
 {
 	struct moeep_cause cause;
 
+	moeep_comm_adopt((struct moeep_comm *)comm);
 	if (!abort_get(moeep_comm_control(comm), &cause)) {
 		return MOEEP_OK;
 	}
@@ -77,18 +79,45 @@ int moeep_comm_check(const struct moeep_comm *comm)
 			  (unsigned long long)cause.expected, (unsigned long long)cause.seen);
 }
 
-int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause)
+/* To all ranks of this node; *cause becomes the one that was first. */
+static void spread(struct moeep_comm *comm, struct moeep_cause *cause)
 {
+	int node = comm->peers[comm->rank].node;
 	/* The lowest rank's window decides which failure was first, so that all report the same. */
-	struct moeep_control *arbiter = comm->peers[0].control;
-	struct moeep_cause first = *cause;
+	struct moeep_control *arbiter = comm->peers[moeep_comm_member(comm, node, 0)].control;
 
 	if (!abort_set(arbiter, cause)) {
-		(void)abort_get(arbiter, &first);
+		(void)abort_get(arbiter, cause);
 	}
-	for (int peer = 0; peer < comm->num_ranks; peer++) {
-		(void)abort_set(comm->peers[peer].control, &first);
+	for (int i = 0; i < comm->local_ranks; i++) {
+		int peer = moeep_comm_member(comm, node, i);
+
+		(void)abort_set(comm->peers[peer].control, cause);
 		moeep_wait_wake(comm, peer);
+	}
+}
+
+void moeep_comm_adopt(struct moeep_comm *comm)
+{
+	for (int rank = 0; comm->net && rank < comm->num_ranks; rank++) {
+		struct moeep_control *control = comm->peers[rank].control;
+		struct moeep_cause cause;
+
+		/* The network writes the cause before the state, and never "writing". */
+		if (comm->peers[rank].mirror >= 0 && abort_get(control, &cause)) {
+			spread(comm, &cause);
+			return;
+		}
+	}
+}
+
+int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause)
+{
+	struct moeep_cause first = *cause;
+
+	spread(comm, &first);
+	if (comm->net) {
+		moeep_net_tell_cause(comm->net);
 	}
 	moeep_log(&comm->log, MOEEP_LOG_ERROR, "%s: %s", moeep_strerror(first.result),
 		  first.message);
@@ -156,6 +185,7 @@ int moeep_comm_async_error(const moeep_comm_t *comm, moeep_error_report_t *repor
 	if (!comm) {
 		return moeep_fail(MOEEP_ERR_INVALID, "comm is NULL");
 	}
+	moeep_comm_adopt((struct moeep_comm *)comm);
 	(void)abort_get(moeep_comm_control(comm), &cause);
 	own.result = cause.result;
 	own.operation = cause.operation;

@@ -86,7 +86,7 @@ static int gather(struct moeep_comm *comm, const void *mine, void *all, size_t b
 	if (comm->collective != MOEEP_OP_COMM_CREATE) {
 		comm->collective_step++;
 		/* Pairs with out_of_step() of peers: where this rank is. */
-		moeep_flag_publish(&moeep_comm_control(comm)->collective,
+		moeep_comm_publish(comm, &moeep_comm_control(comm)->collective,
 				   moeep_flag_word(comm->collective_epoch, comm->collective_step));
 	}
 	rc = moeep_boot_allgather(comm->boot, mine, all, bytes, timeout_ms);
@@ -133,8 +133,7 @@ int moeep_comm_enter(struct moeep_comm *comm, moeep_op_t op)
 	arg.expected = moeep_flag_word(comm->collective_epoch, 0);
 	moeep_wait_begin(&wait, comm, op, comm->collective_epoch);
 	/* Pairs with enter_ready() of every peer. */
-	moeep_flag_publish(&moeep_comm_control(comm)->collective, arg.expected);
-	moeep_wait_wake_all(comm);
+	moeep_comm_publish(comm, &moeep_comm_control(comm)->collective, arg.expected);
 	return moeep_wait_until(&wait, enter_ready, &arg);
 }
 
@@ -178,7 +177,7 @@ static int map(struct moeep_comm *comm, int fd, const struct announcement *their
 			      : moeep_window_map(fd, theirs->bytes, window);
 }
 
-/* This host's ranks in ascending order, as the exchange of descriptors counts them. */
+/* As the exchange of descriptors counts ranks, in ascending order. */
 static int take_windows(struct moeep_comm *comm, const struct announcement *all, int *fds,
 			struct moeep_window **windows)
 {
@@ -186,18 +185,19 @@ static int take_windows(struct moeep_comm *comm, const struct announcement *all,
 		const struct moeep_peer *peer = &comm->peers[rank];
 		int rc = MOEEP_OK;
 
-		if (rank == comm->rank || peer->transport == MOEEP_TRANSPORT_PROCESS) {
+		if (peer->exchange < 0) {
+			windows[rank] = NULL;
+		} else if (moeep_identity_same_process(&comm->peers[comm->rank].id, &peer->id)) {
 			/* Another thread of this process may have given up meanwhile. */
 			windows[rank] = moeep_window_find(all[rank].number);
 			if (!windows[rank]) {
 				rc = moeep_fail(MOEEP_ERR_PEER_LOST,
 						"the memory of rank %d has gone already", rank);
 			}
-		} else if (all[rank].bytes > 0 && (!fds || fds[peer->local_rank] < 0)) {
+		} else if (all[rank].bytes > 0 && (!fds || fds[peer->exchange] < 0)) {
 			rc = moeep_fail(MOEEP_ERR_SYSTEM, "no descriptor came from rank %d", rank);
 		} else {
-			rc = map(comm, fds ? fds[peer->local_rank] : -1, &all[rank],
-				 &windows[rank]);
+			rc = map(comm, fds ? fds[peer->exchange] : -1, &all[rank], &windows[rank]);
 		}
 		if (rc != MOEEP_OK) {
 			return rc;
@@ -223,16 +223,16 @@ int moeep_comm_share(struct moeep_comm *comm, int result, struct moeep_window *m
 	here.device = mine->release != NULL;
 	rc = moeep_comm_gather(comm, &here, all, sizeof(here));
 	if (rc == MOEEP_OK && comm->local) {
-		fds = malloc((size_t)comm->local_ranks * sizeof(*fds));
+		fds = malloc((size_t)comm->exchanging * sizeof(*fds));
 		rc = fds ? moeep_node_exchange(comm->local, mine->fd, fds,
 					       moeep_comm_fds_timeout(comm))
 			 : moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors",
-				      comm->local_ranks);
+				      comm->exchanging);
 	}
 	if (rc == MOEEP_OK) {
 		rc = take_windows(comm, all, fds, windows);
 	}
-	for (int i = 0; fds && i < comm->local_ranks; i++) {
+	for (int i = 0; fds && i < comm->exchanging; i++) {
 		if (fds[i] >= 0) {
 			close(fds[i]);
 		}

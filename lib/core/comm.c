@@ -15,32 +15,11 @@
 #include "cuda/device.h"
 #include "memory/node.h"
 #include "memory/region.h"
+#include "net/net.h"
 
 #define MAX_RANKS 4096
 /* A few times what a futex needs to put a thread to sleep and wake it. */
 #define SPIN_US 50
-
-static void assign_nodes(struct moeep_comm *comm)
-{
-	comm->num_nodes = 0;
-	for (int rank = 0; rank < comm->num_ranks; rank++) {
-		struct moeep_peer *peer = &comm->peers[rank];
-
-		peer->node = comm->num_nodes;
-		peer->local_rank = 0;
-		for (int before = 0; before < rank; before++) {
-			if (strcmp(peer->id.host_id, comm->peers[before].id.host_id) == 0) {
-				peer->node = comm->peers[before].node;
-				peer->local_rank++;
-			}
-		}
-		comm->num_nodes += peer->node == comm->num_nodes;
-	}
-	comm->local_ranks = 0;
-	for (int rank = 0; rank < comm->num_ranks; rank++) {
-		comm->local_ranks += comm->peers[rank].node == comm->peers[comm->rank].node;
-	}
-}
 
 /* Learn who everybody is. All ranks compute the same from the same data. */
 static int exchange_identities(struct moeep_comm *comm, int result)
@@ -79,41 +58,74 @@ static int exchange_identities(struct moeep_comm *comm, int result)
 	return rc;
 }
 
-/* Connect the processes of this host, unless all its ranks are threads of one. */
-static int open_local(struct moeep_comm *comm)
+/* Who passes descriptors to whom: the ranks of a node, or all if the network is emulated. */
+static bool number_exchange(struct moeep_comm *comm)
 {
-	struct moeep_node_member *members;
+	const struct moeep_identity *self = &comm->peers[comm->rank].id;
 	bool several = false;
-	int self = 0;
-	int rc = MOEEP_OK;
 
 	for (int rank = 0; rank < comm->num_ranks; rank++) {
-		several |= !moeep_identity_same_process(&comm->peers[0].id, &comm->peers[rank].id);
+		struct moeep_peer *peer = &comm->peers[rank];
+
+		peer->exchange = -1;
+		if (moeep_comm_is_local(comm, rank) || comm->emulated) {
+			peer->exchange = comm->exchanging++;
+			several |= !moeep_identity_same_process(self, &peer->id);
+		}
 	}
-	if (!several) {
+	return several;
+}
+
+/* Connect the processes of this host; threads of one process need no exchange among themselves. */
+static int open_local(struct moeep_comm *comm)
+{
+	struct moeep_node_member *members = NULL;
+	bool several = number_exchange(comm);
+	int rc = MOEEP_OK;
+
+	if (!several && comm->num_nodes == 1) {
 		return MOEEP_OK;
 	}
-	members = calloc((size_t)comm->local_ranks, sizeof(*members));
-	if (!members) {
-		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d ranks", comm->local_ranks);
-	} else {
-		for (int rank = 0; rank < comm->num_ranks; rank++) {
-			struct moeep_peer *peer = &comm->peers[rank];
+	if (several) {
+		members = calloc((size_t)comm->exchanging, sizeof(*members));
+		rc = members ? MOEEP_OK
+			     : moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d ranks",
+					  comm->exchanging);
+	}
+	for (int rank = 0; members && rank < comm->num_ranks; rank++) {
+		struct moeep_peer *peer = &comm->peers[rank];
 
-			members[peer->local_rank].rank = rank;
-			members[peer->local_rank].socket_name = peer->id.socket_name;
+		if (peer->exchange >= 0) {
+			members[peer->exchange].rank = rank;
+			members[peer->exchange].socket_name = peer->id.socket_name;
 		}
-		self = comm->peers[comm->rank].local_rank;
-		rc = moeep_node_listen(members, comm->local_ranks, self, comm->boot, &comm->local);
+	}
+	if (members) {
+		rc = moeep_node_listen(members, comm->exchanging, comm->peers[comm->rank].exchange,
+				       comm->boot, &comm->local);
 	}
 	free(members);
 	/* Agreement stands between the leader's socket and its peers' connecting. */
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
-		rc = moeep_comm_agree(comm,
-				      moeep_node_join(comm->local, moeep_comm_fds_timeout(comm)));
+		if (comm->local) {
+			rc = moeep_node_join(comm->local, moeep_comm_fds_timeout(comm));
+		}
+		rc = moeep_comm_agree(comm, rc);
 	}
 	return rc;
+}
+
+static int open_net(struct moeep_comm *comm, struct moeep_window **controls)
+{
+	uint32_t number = 0;
+	int rc = moeep_net_open(comm);
+
+	if (rc == MOEEP_OK) {
+		/* The first one: it gets number 0. */
+		rc = moeep_net_add_window(comm, controls, &number);
+	}
+	return rc == MOEEP_OK ? moeep_comm_agree(comm, moeep_net_start(comm->net)) : rc;
 }
 
 static int share_control(struct moeep_comm *comm)
@@ -122,7 +134,11 @@ static int share_control(struct moeep_comm *comm)
 	struct moeep_window *mine = NULL;
 	int rc;
 
-	rc = windows ? moeep_window_create("moeep-control", sizeof(struct moeep_control), &mine)
+	/* This rank's own, and mirrors of those of other nodes that it hears. */
+	rc = windows ? moeep_window_create("moeep-control",
+					   sizeof(struct moeep_control) *
+						   (size_t)(1 + comm->num_mirrors),
+					   &mine)
 		     : moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d windows", comm->num_ranks);
 	if (windows) {
 		rc = moeep_comm_share(comm, rc, mine, windows);
@@ -130,8 +146,14 @@ static int share_control(struct moeep_comm *comm)
 		rc = moeep_comm_agree(comm, rc);
 	}
 	for (int rank = 0; rank < comm->num_ranks && rc == MOEEP_OK; rank++) {
-		comm->peers[rank].control_window = windows[rank];
-		comm->peers[rank].control = windows[rank]->base;
+		struct moeep_peer *peer = &comm->peers[rank];
+		struct moeep_control *controls = windows[peer->host]->base;
+
+		peer->control_window = windows[rank];
+		peer->control = &controls[1 + peer->mirror];
+	}
+	if (rc == MOEEP_OK && comm->num_nodes > 1) {
+		rc = open_net(comm, windows);
 	}
 	moeep_window_unref(mine);
 	free(windows);
@@ -142,6 +164,8 @@ static void comm_free(struct moeep_comm *comm)
 {
 	/* Its watcher looks at the peers. */
 	moeep_cuda_close(comm);
+	/* And so do the proxies. */
+	moeep_net_close(comm->net);
 	for (int rank = 0; comm->peers && rank < comm->num_ranks; rank++) {
 		if (comm->peers[rank].lifeline >= 0) {
 			close(comm->peers[rank].lifeline);
@@ -158,6 +182,7 @@ static void comm_free(struct moeep_comm *comm)
 	}
 	pthread_mutex_destroy(&comm->lock);
 	moeep_log_close(&comm->log);
+	moeep_comm_free_nodes(comm);
 	free(comm->peers);
 	free(comm);
 }
@@ -224,9 +249,11 @@ static int comm_connect(struct moeep_comm *comm, int device_plus_one)
 		return rc;
 	}
 	choose_backend(comm);
-	assign_nodes(comm);
-	/* From the same data on all ranks, so all of them fail here or none. */
-	rc = moeep_comm_choose_transports(comm);
+	rc = moeep_comm_agree(comm, moeep_comm_assign_nodes(comm));
+	if (rc == MOEEP_OK) {
+		/* From the same data on all ranks, so all of them fail here or none. */
+		rc = moeep_comm_choose_transports(comm);
+	}
 	if (rc != MOEEP_OK) {
 		return rc;
 	}
@@ -385,8 +412,10 @@ int moeep_comm_destroy(moeep_comm_t *comm)
 		moeep_cuda_unwatch(comm);
 	}
 	/* Says that the end of file to come is no accident; pairs with moeep_comm_find_lost(). */
-	atomic_store_explicit(&moeep_comm_control(comm)->left, 1, memory_order_release);
-	moeep_wait_wake_all(comm);
+	moeep_comm_publish(comm, &moeep_comm_control(comm)->left, 1);
+	if (comm->net) {
+		moeep_comm_part(comm);
+	}
 	moeep_region_free_all(comm);
 	comm_free(comm);
 	return MOEEP_OK;

@@ -9,6 +9,7 @@
 #include <moeep/moeep.h>
 
 #include "core/log.h"
+#include "core/nodes.h"
 #include "core/settings.h"
 #include "core/wait.h"
 #include "memory/control.h"
@@ -17,6 +18,7 @@
 
 struct moeep_boot;
 struct moeep_cuda;
+struct moeep_net;
 struct moeep_node;
 struct moeep_region;
 
@@ -24,11 +26,14 @@ struct moeep_peer {
 	struct moeep_identity id;
 	int node;
 	int local_rank;
+	int host; /* in whose window it is read here: its own, or that of the gate that hears it */
+	int mirror;   /* which one of that window's mirrors; -1: the window itself */
+	int exchange; /* its number in the exchange of descriptors; -1: not in it */
 	moeep_transport_t transport;
 	int lifeline; /* read end of the peer's pipe, -1 within the process; end of file: it is gone
 		       */
 	int process;  /* its process, readable once that has ended; -1: not known */
-	struct moeep_control *control;
+	struct moeep_control *control; /* another node's: its mirror */
 	struct moeep_window *control_window;
 };
 
@@ -37,13 +42,22 @@ struct moeep_comm {
 	int num_ranks;
 	int num_nodes;
 	int local_ranks;
-	uint64_t cache_share; /* bytes of cache for each rank of this host */
+	int most_local;		  /* ranks of the largest node */
+	int *node_begin;	  /* [num_nodes + 1] see moeep_comm_member() */
+	int *node_ranks;	  /* [num_ranks] */
+	struct moeep_gate *gates; /* [num_nodes] */
+	int num_mirrors;	  /* ranks of other nodes that this one's windows hold mirrors of */
+	struct moeep_net *net;	  /* NULL: one node */
+	bool emulated;		  /* the network is; all ranks are on one machine */
+	uint64_t cache_share;	  /* bytes of cache for each rank of this host */
 	struct moeep_settings settings;
 	struct moeep_log log;
 	struct moeep_boot *boot;
-	struct moeep_cuda *cuda;  /* NULL with the host backend */
-	struct moeep_node *local; /* descriptor exchange between the processes of this host */
-	int lifeline;		  /* write end of this rank's pipe, never written to */
+	struct moeep_cuda *cuda; /* NULL with the host backend */
+	struct moeep_node
+		*local; /* descriptor exchange, mostly between the processes of this host */
+	int exchanging; /* ranks that take part in it */
+	int lifeline;	/* write end of this rank's pipe, never written to */
 	struct moeep_peer *peers; /* [num_ranks] */
 	uint64_t barrier_epoch;
 
@@ -64,6 +78,15 @@ static inline struct moeep_control *moeep_comm_control(const struct moeep_comm *
 {
 	return comm->peers[comm->rank].control;
 }
+
+/* Set a flag of this rank's control window, here and in its mirrors; wake whoever waits for it. */
+void moeep_comm_publish(struct moeep_comm *comm, moeep_flag_t *flag, uint64_t word);
+
+/*
+ * Several nodes: wait until every rank has left, since what they tell each other may pass through
+ * this rank's memory. Bounded by the time-out, and not done in a group that has failed.
+ */
+void moeep_comm_part(struct moeep_comm *comm);
 
 /*
  * Once identities are exchanged. All ranks compute the same: MOEEP_ERR_UNSUPPORTED on all if two
@@ -116,6 +139,9 @@ int moeep_comm_check(const struct moeep_comm *comm);
 
 /* Record a failure for the whole group, unless there is one already; returns the group's error. */
 int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause);
+
+/* If a failure of another node's ranks has been heard, make it this node's. */
+void moeep_comm_adopt(struct moeep_comm *comm);
 
 /*
  * Look whether any peer is gone; one that has left in order counts only if it is waited for.

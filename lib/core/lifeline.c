@@ -22,15 +22,16 @@ static void take_lifelines(struct moeep_comm *comm, const int *pipes, const int 
 		struct moeep_peer *peer = &comm->peers[rank];
 
 		if (peer->transport == MOEEP_TRANSPORT_SHM) {
-			peer->lifeline = pipes[peer->local_rank];
-			peer->process = processes[peer->local_rank];
+			peer->lifeline = pipes[peer->exchange];
+			peer->process = processes[peer->exchange];
 			continue;
 		}
-		if (pipes[peer->local_rank] >= 0) {
-			close(pipes[peer->local_rank]);
+		/* Of a thread of this process, or of another "host" of this machine. */
+		if (peer->exchange >= 0 && pipes[peer->exchange] >= 0) {
+			close(pipes[peer->exchange]);
 		}
-		if (processes[peer->local_rank] >= 0) {
-			close(processes[peer->local_rank]);
+		if (peer->exchange >= 0 && processes[peer->exchange] >= 0) {
+			close(processes[peer->exchange]);
 		}
 	}
 }
@@ -45,16 +46,16 @@ int moeep_comm_share_lifelines(struct moeep_comm *comm)
 	if (!comm->local) {
 		return MOEEP_OK;
 	}
-	fds = malloc(2 * (size_t)comm->local_ranks * sizeof(*fds));
+	fds = malloc(2 * (size_t)comm->exchanging * sizeof(*fds));
 	if (!fds) {
-		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors", comm->local_ranks);
+		rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d descriptors", comm->exchanging);
 	} else if (pipe2(ends, O_CLOEXEC) != 0) {
 		rc = moeep_fail_errno("pipe2");
 	}
 	rc = moeep_comm_agree(comm, rc);
 	if (rc == MOEEP_OK) {
 		uint32_t timeout_ms = moeep_comm_fds_timeout(comm);
-		int *processes = fds + comm->local_ranks;
+		int *processes = fds + comm->exchanging;
 
 		process = (int)syscall(SYS_pidfd_open, getpid(), 0);
 		rc = moeep_node_exchange(comm->local, ends[0], fds, timeout_ms);

@@ -38,6 +38,8 @@ const char *moeep_strerror(int result)
 		return "not complete yet";
 	case MOEEP_ERR_RENDEZVOUS:
 		return "ranks could not meet";
+	case MOEEP_ERR_NETWORK:
+		return "the network between hosts failed";
 	}
 	return "unknown result";
 }

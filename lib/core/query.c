@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "cuda/device.h"
 #include "memory/region.h"
+#include "net/net.h"
 
 int moeep_comm_query(const moeep_comm_t *comm_const, moeep_comm_info_t *info)
 {
@@ -74,6 +75,12 @@ int moeep_comm_query_peer(const moeep_comm_t *comm, int rank, moeep_peer_info_t 
 			 "same host (id %.40s), another process: its device memory is mapped here",
 			 peer->id.host_id);
 		break;
+	case MOEEP_TRANSPORT_PROXY:
+		snprintf(own.reason, sizeof(own.reason),
+			 "another host (id %.40s), by the network \"%.40s\"; rank %d there hears "
+			 "this one",
+			 peer->id.host_id, moeep_net_name(comm->net), comm->gates[peer->node].rank);
+		break;
 	default:
 		snprintf(own.reason, sizeof(own.reason),
 			 "same host (id %.40s), another process: its ordinary memory is not "
@@ -125,7 +132,6 @@ int moeep_comm_barrier(moeep_comm_t *comm)
 	arg.expected = moeep_flag_word(comm->barrier_epoch, 0);
 	moeep_wait_begin(&wait, comm, MOEEP_OP_BARRIER, comm->barrier_epoch);
 	/* Pairs with barrier_ready() of every peer. */
-	moeep_flag_publish(&moeep_comm_control(comm)->barrier, arg.expected);
-	moeep_wait_wake_all(comm);
+	moeep_comm_publish(comm, &moeep_comm_control(comm)->barrier, arg.expected);
 	return moeep_wait_until(&wait, barrier_ready, &arg);
 }

@@ -8,6 +8,11 @@
 /* spin_us: chosen by whoever knows how many ranks share the processors. */
 #define MOEEP_SPIN_AUTO UINT32_MAX
 
+enum moeep_hybrid { MOEEP_HYBRID_AUTO = 0, MOEEP_HYBRID_OFF = 1 };
+
+/* How ranks of different hosts reach each other. */
+enum moeep_network { MOEEP_NETWORK_AUTO = 0, MOEEP_NETWORK_VERBS = 1, MOEEP_NETWORK_EMULATED = 2 };
+
 struct moeep_settings {
 	uint32_t timeout_ms; /* MOEEP_TIMEOUT, ms; 0 in the variable means none (MOEEP_TIMEOUT_NONE
 				here) */
@@ -21,11 +26,15 @@ struct moeep_settings {
 	char interface[64];	 /* MOEEP_INTERFACE, "": loopback */
 	char cuda_driver[128];	 /* MOEEP_CUDA_DRIVER, file name or path */
 	int cuda_pdl;		 /* MOEEP_CUDA_PDL: 1 (default) or 0 */
+	int hybrid;		 /* MOEEP_HYBRID: auto (default) or off */
+	int transport;		 /* MOEEP_TRANSPORT: auto, verbs or emulated */
+	int num_proxies;	 /* MOEEP_NUM_PROXIES, 0: by the number of nodes */
+	char emulated_nic[128];	 /* MOEEP_EMULATED_NIC, see net/emulated.c */
 	char id[320];		 /* MOEEP_ID, "": none */
 	char id_file[128];	 /* MOEEP_ID_FILE, "": none */
 	char site_file[128];	 /* MOEEP_SITE_FILE, "none": none */
 	char log_file[128];	 /* MOEEP_LOG_FILE, "": none */
-	uint8_t sources[14];	 /* moeep_setting_source_t of each, numbered as in
+	uint8_t sources[18];	 /* moeep_setting_source_t of each, numbered as in
 				    moeep_setting_query() */
 };
 

@@ -41,6 +41,24 @@ static const struct moeep_setting_word backend_words[] = {
 	{NULL, 0},
 };
 
+static const struct moeep_setting_word hybrid_words[] = {
+	{"auto", MOEEP_HYBRID_AUTO},
+	{"off", MOEEP_HYBRID_OFF},
+	{NULL, 0},
+};
+
+static const struct moeep_setting_word network_words[] = {
+	{"auto", MOEEP_NETWORK_AUTO},
+	{"verbs", MOEEP_NETWORK_VERBS},
+	{"emulated", MOEEP_NETWORK_EMULATED},
+	{NULL, 0},
+};
+
+static const struct moeep_setting_word proxies_words[] = {
+	{"auto", 0},
+	{NULL, 0},
+};
+
 static const struct moeep_setting_word default_words[] = {
 	{"0", 0},
 	{NULL, 0},
@@ -76,6 +94,17 @@ const struct moeep_setting moeep_setting_table[] = {
 	{"MOEEP_CUDA_PDL", "", "1",
 	 "kernels may begin while the one before them in the stream ends; 0: they do not", NULL, 0,
 	 1, OFFSET(cuda_pdl), MOEEP_KIND_INT},
+	{"MOEEP_HYBRID", "", "auto",
+	 "ranks of one host share memory: auto; each counts as a host of its own: off",
+	 hybrid_words, 0, 0, OFFSET(hybrid), MOEEP_KIND_WORD},
+	{"MOEEP_TRANSPORT", "", "auto",
+	 "how hosts reach each other: auto, verbs (RDMA) or emulated (all on one machine)",
+	 network_words, 0, 0, OFFSET(transport), MOEEP_KIND_WORD},
+	{"MOEEP_NUM_PROXIES", "", "auto", "threads of each rank that hand requests to the network",
+	 proxies_words, 1, 64, OFFSET(num_proxies), MOEEP_KIND_INT},
+	{"MOEEP_EMULATED_NIC", "", "",
+	 "the emulated network: latency=US,jitter=US,bandwidth=MB/s,fail=N,seed=N, each optional",
+	 NULL, 0, LONGEST(emulated_nic), OFFSET(emulated_nic), MOEEP_KIND_TEXT},
 	{"MOEEP_ID", "", "",
 	 "id of the rendezvous where ranks meet, if the program names none; a secret", NULL, 0,
 	 LONGEST(id), OFFSET(id), MOEEP_KIND_SECRET},

@@ -9,21 +9,56 @@
 #include "core/error.h"
 #include "core/rank_list.h"
 
+/* Rank 0 and this one are of different nodes: how can they reach each other? */
+static int check_hosts(const struct moeep_comm *comm, int rank)
+{
+	const struct moeep_identity *a = &comm->peers[0].id, *b = &comm->peers[rank].id;
+
+	if (a->transport != b->transport) {
+		return moeep_fail(MOEEP_ERR_MISMATCH, "MOEEP_TRANSPORT differs on ranks 0 and %d",
+				  rank);
+	}
+	if (comm->cuda) {
+		return moeep_fail(MOEEP_ERR_UNSUPPORTED,
+				  "ranks 0 and %d are on different hosts (%s and %s); this release "
+				  "joins the GPUs of one host only",
+				  rank, a->host_name, b->host_name);
+	}
+	if (a->transport != MOEEP_NETWORK_EMULATED) {
+		return moeep_fail(
+			MOEEP_ERR_UNSUPPORTED,
+			"ranks 0 and %d are on different hosts (%s and %s); this release has no "
+			"RDMA transport yet (MOEEP_TRANSPORT=emulated joins \"hosts\" of one "
+			"machine)",
+			rank, a->host_name, b->host_name);
+	}
+	if (!moeep_identity_same_machine(a, b)) {
+		return moeep_fail(
+			MOEEP_ERR_UNSUPPORTED,
+			"MOEEP_TRANSPORT is emulated, but ranks 0 and %d are on different "
+			"machines (%s and %s)",
+			rank, a->host_name, b->host_name);
+	}
+	return MOEEP_OK;
+}
+
 int moeep_comm_choose_transports(struct moeep_comm *comm)
 {
 	const struct moeep_peer *self = &comm->peers[comm->rank];
+	int rc;
 
+	comm->emulated = comm->num_nodes > 1;
 	for (int rank = 0; rank < comm->num_ranks; rank++) {
 		struct moeep_peer *peer = &comm->peers[rank];
 
 		if (peer->node != comm->peers[0].node) {
-			return moeep_fail(
-				MOEEP_ERR_UNSUPPORTED,
-				"ranks 0 and %d are on different hosts (%s and %s); this release "
-				"reaches peers by shared memory only",
-				rank, comm->peers[0].id.host_name, peer->id.host_name);
+			rc = check_hosts(comm, rank);
+			if (rc != MOEEP_OK) {
+				return rc;
+			}
 		}
-		if (peer->id.net_namespace != 0 && comm->peers[0].id.net_namespace != 0 &&
+		if (moeep_identity_same_machine(&peer->id, &comm->peers[0].id) &&
+		    peer->id.net_namespace != 0 && comm->peers[0].id.net_namespace != 0 &&
 		    peer->id.net_namespace != comm->peers[0].id.net_namespace) {
 			return moeep_fail(
 				MOEEP_ERR_UNSUPPORTED,
@@ -32,7 +67,9 @@ int moeep_comm_choose_transports(struct moeep_comm *comm)
 				"share it by the host's network",
 				rank);
 		}
-		if (rank == comm->rank) {
+		if (!moeep_comm_is_local(comm, rank)) {
+			peer->transport = MOEEP_TRANSPORT_PROXY;
+		} else if (rank == comm->rank) {
 			peer->transport = MOEEP_TRANSPORT_SELF;
 		} else if (moeep_identity_same_process(&self->id, &peer->id)) {
 			peer->transport = MOEEP_TRANSPORT_PROCESS;
@@ -66,6 +103,7 @@ void moeep_comm_log_transports(const struct moeep_comm *comm)
 		{MOEEP_TRANSPORT_PROCESS, "by plain pointers: threads of this process"},
 		{MOEEP_TRANSPORT_SHM, "by shared memory: other processes of this host, and not "
 				      "by a GPU, as this is the host backend"},
+		{MOEEP_TRANSPORT_PROXY, "by an emulated network: they count as other hosts"},
 		{MOEEP_TRANSPORT_CUDA, "by mapped device memory: other processes of this host, "
 				       "whose GPU this one reaches"},
 	};

@@ -13,6 +13,7 @@
 #include "core/comm.h"
 #include "core/error.h"
 #include "core/wait.h"
+#include "net/net.h"
 
 /* A sleeper looks this often whether a peer died: a dead process rings no doorbell. */
 #define SLEEP_SLICE_NS 20000000u
@@ -45,10 +46,8 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t ns)
 	(void)syscall(SYS_futex, word, FUTEX_WAIT, value, &limit, NULL, 0);
 }
 
-void moeep_wait_wake(struct moeep_comm *comm, int peer)
+void moeep_wait_ring(struct moeep_control *control)
 {
-	struct moeep_control *control = comm->peers[peer].control;
-
 	/*
 	 * Sequentially consistent on both words, as in sleep_on(): either we see the sleeper and
 	 * wake it, or it sees the new seq (or, before it sleeps, the flag that we published).
@@ -56,6 +55,14 @@ void moeep_wait_wake(struct moeep_comm *comm, int peer)
 	atomic_fetch_add_explicit(&control->seq, 1, memory_order_seq_cst);
 	if (atomic_load_explicit(&control->sleepers, memory_order_seq_cst) != 0) {
 		(void)syscall(SYS_futex, &control->seq, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	}
+}
+
+void moeep_wait_wake(struct moeep_comm *comm, int peer)
+{
+	/* The network wakes the others, or they look by themselves. */
+	if (comm->peers[peer].mirror < 0) {
+		moeep_wait_ring(comm->peers[peer].control);
 	}
 }
 
@@ -157,6 +164,10 @@ static int check_bounds(const struct moeep_wait *wait, const struct moeep_pendin
 	bool left = false;
 	int lost;
 
+	moeep_comm_adopt(wait->comm);
+	if (aborted(moeep_comm_control(wait->comm))) {
+		return moeep_comm_check(wait->comm);
+	}
 	if (wait->refused && pending->peer >= 0 &&
 	    wait->refused(wait->buffer, pending->peer, &cause)) {
 		return ready(arg, &latest) ? MOEEP_OK : moeep_comm_raise(wait->comm, &cause);
@@ -215,7 +226,9 @@ int moeep_wait_until(const struct moeep_wait *wait, moeep_ready_fn ready, void *
 	checked = moeep_now_ns();
 	for (;;) {
 		uint64_t now = moeep_now_ns();
-		uint64_t slice = SLEEP_SLICE_NS;
+		uint64_t slice = comm->net && moeep_net_poll_ns(comm->net) != 0
+					 ? moeep_net_poll_ns(comm->net)
+					 : SLEEP_SLICE_NS;
 
 		if (wait->deadline_ns <= now) {
 			slice = 1;

@@ -15,6 +15,7 @@
 #include <moeep/moeep.h>
 
 struct moeep_comm;
+struct moeep_control;
 
 #define MOEEP_FLAG_COUNT_BITS 24
 #define MOEEP_FLAG_COUNT_MAX  ((UINT64_C(1) << MOEEP_FLAG_COUNT_BITS) - 1)
@@ -82,6 +83,9 @@ int moeep_wait_until(const struct moeep_wait *wait, moeep_ready_fn ready, void *
 
 /* Sleep on this rank's doorbell until it rings, `ready` says so, or at most that long. */
 void moeep_wait_doorbell(struct moeep_comm *comm, moeep_ready_fn ready, void *arg, uint64_t ns);
+
+/* Ring the doorbell of a control window that is mapped here. */
+void moeep_wait_ring(struct moeep_control *control);
 
 /* Wake `peer` if it sleeps; call after publishing a flag that it may wait for. */
 void moeep_wait_wake(struct moeep_comm *comm, int peer);

@@ -9,6 +9,7 @@
 #include "cuda/buffer.h"
 #include "cuda/window.h"
 #include "ep/buffer.h"
+#include "net/net.h"
 
 static void count_buffers(struct moeep_comm *comm, int by)
 {
@@ -24,6 +25,7 @@ static void scratch_free(struct moeep_scratch *s)
 	free(s->consumed);
 	free(s->woken);
 	free(s->recv_cursor);
+	free(s->expected);
 	free(s->send_cursor);
 	free(s->recv_expert);
 	free(s->send_expert);
@@ -32,6 +34,8 @@ static void scratch_free(struct moeep_scratch *s)
 	free(s->count_expert);
 	free(s->one_scales);
 	free(s->traffic);
+	free(s->forwards);
+	free(s->forward_counts);
 }
 
 static int scratch_alloc(struct moeep_buffer *buffer)
@@ -41,12 +45,15 @@ static int scratch_alloc(struct moeep_buffer *buffer)
 	size_t ranks = (size_t)g->num_ranks;
 	size_t experts = (size_t)g->config.num_experts;
 	size_t local = (size_t)g->local_experts;
+	size_t mirrors = (size_t)g->span.num_mirrors;
+	size_t most_local = (size_t)g->span.most_local;
 
 	s->peer_rows = calloc(ranks, sizeof(*s->peer_rows));
 	s->staged = calloc(ranks, sizeof(*s->staged));
 	s->consumed = calloc(ranks, sizeof(*s->consumed));
 	s->woken = calloc(ranks, sizeof(*s->woken));
 	s->recv_cursor = calloc(ranks, sizeof(*s->recv_cursor));
+	s->expected = calloc(ranks, sizeof(*s->expected));
 	s->send_cursor = calloc(ranks, sizeof(*s->send_cursor));
 	s->recv_expert = calloc(ranks * local + 1, sizeof(*s->recv_expert));
 	s->send_expert = calloc(experts, sizeof(*s->send_expert));
@@ -56,10 +63,23 @@ static int scratch_alloc(struct moeep_buffer *buffer)
 	/* Records hold their scales in multiples of 16 bytes. */
 	s->one_scales = calloc(1, moeep_align((uint64_t)g->config.max_scales * sizeof(float), 16));
 	s->traffic = calloc(ranks, sizeof(*s->traffic));
+	s->forwards = calloc(mirrors + 1, sizeof(*s->forwards));
+	s->forward_counts = calloc(2 * mirrors * most_local + 1, sizeof(*s->forward_counts));
 	if (!s->peer_rows || !s->staged || !s->consumed || !s->woken || !s->recv_cursor ||
-	    !s->send_cursor || !s->recv_expert || !s->send_expert || !s->expert_rank ||
-	    !s->count_rank || !s->count_expert || !s->one_scales || !s->traffic) {
+	    !s->expected || !s->send_cursor || !s->recv_expert || !s->send_expert ||
+	    !s->expert_rank || !s->count_rank || !s->count_expert || !s->one_scales ||
+	    !s->traffic || !s->forwards || !s->forward_counts) {
 		return moeep_fail(MOEEP_ERR_NOMEM, "no memory for a buffer's bookkeeping");
+	}
+	for (int rank = 0, n = 0; rank < g->num_ranks; rank++) {
+		const struct moeep_peer *peer = &buffer->comm->peers[rank];
+
+		if (peer->mirror >= 0 && peer->host == g->rank) {
+			s->forwards[n].source = rank;
+			s->forwards[n].cursor = s->forward_counts + 2 * (size_t)n * most_local;
+			s->forwards[n].used = s->forwards[n].cursor + most_local;
+			n++;
+		}
 	}
 	for (int rank = 0; rank < g->num_ranks; rank++) {
 		int first = 0;
@@ -135,21 +155,20 @@ static int agree_config(struct moeep_comm *comm, const moeep_buffer_config_t *co
 	return rc;
 }
 
-/* Flags start one epoch before the first operation's, and so do the counters. */
-static int set_epochs(struct moeep_buffer *buffer, uint64_t epoch)
+/* All flags of a window, or of a mirror in it. */
+static void set_words(const struct moeep_geometry *g, char *base, uint64_t word)
 {
-	struct moeep_words *words;
-	uint64_t word = moeep_flag_word(epoch, 0);
+	struct moeep_words *words = (struct moeep_words *)base;
+	struct {
+		uint64_t at;
+		int count;
+	} const arrays[] = {
+		{g->ht_tail, g->num_ranks},
+		{g->ht_chead, g->num_ranks},
+		{g->ht_ctail, g->num_ranks},
+		{g->ht_ftail, g->span.several ? g->num_ranks * g->span.most_local : 0},
+	};
 
-	atomic_init(&buffer->ht_epoch, epoch);
-	atomic_init(&buffer->ll_epoch, epoch);
-	buffer->ll_recv_epoch = epoch;
-	buffer->ll_cepoch = epoch;
-	buffer->ll_crecv_epoch = epoch;
-	if (buffer->comm->cuda) {
-		return moeep_cuda_buffer_begin(buffer, epoch);
-	}
-	words = moeep_buffer_words(buffer, buffer->comm->rank);
 	atomic_init(&words->ht_entry.word, word);
 	atomic_init(&words->ht_head.word, word);
 	atomic_init(&words->ht_done.word, word);
@@ -160,14 +179,50 @@ static int set_epochs(struct moeep_buffer *buffer, uint64_t epoch)
 	for (int i = 0; i < MOEEP_REFUSABLES; i++) {
 		atomic_init(&words->refusals[i].word, word);
 	}
-	for (int i = 0; i < buffer->comm->num_ranks; i++) {
-		int rank = buffer->comm->rank;
+	for (size_t i = 0; i < sizeof(arrays) / sizeof(arrays[0]); i++) {
+		struct moeep_flag_line *lines = (struct moeep_flag_line *)(base + arrays[i].at);
 
-		atomic_init(moeep_buffer_flag(buffer, rank, buffer->geo.ht_tail, i), word);
-		atomic_init(moeep_buffer_flag(buffer, rank, buffer->geo.ht_chead, i), word);
-		atomic_init(moeep_buffer_flag(buffer, rank, buffer->geo.ht_ctail, i), word);
+		for (int n = 0; n < arrays[i].count; n++) {
+			atomic_init(&lines[n].word, word);
+		}
+	}
+}
+
+/* Flags start one epoch before the first operation's, and so do the counters. */
+static int set_epochs(struct moeep_buffer *buffer, struct moeep_window *mine, uint64_t epoch)
+{
+	const struct moeep_geometry *g = &buffer->geo;
+	uint64_t word = moeep_flag_word(epoch, 0);
+
+	atomic_init(&buffer->ht_epoch, epoch);
+	atomic_init(&buffer->ll_epoch, epoch);
+	buffer->ll_recv_epoch = epoch;
+	buffer->ll_cepoch = epoch;
+	buffer->ll_crecv_epoch = epoch;
+	if (buffer->comm->cuda) {
+		return moeep_cuda_buffer_begin(buffer, epoch);
+	}
+	set_words(g, mine->base, word);
+	for (int i = 0; i < g->span.num_mirrors; i++) {
+		set_words(g, (char *)mine->base + g->mirrors + (uint64_t)i * g->mirror_bytes, word);
 	}
 	return MOEEP_OK;
+}
+
+/* Where each rank is read here. */
+static void set_bases(struct moeep_buffer *buffer)
+{
+	const struct moeep_geometry *g = &buffer->geo;
+
+	for (int rank = 0; rank < g->num_ranks; rank++) {
+		const struct moeep_peer *peer = &buffer->comm->peers[rank];
+
+		buffer->bases[rank] = buffer->windows[peer->host]->base;
+		if (peer->mirror >= 0) {
+			buffer->bases[rank] +=
+				g->mirrors + (uint64_t)peer->mirror * g->mirror_bytes;
+		}
+	}
 }
 
 static void buffer_free(struct moeep_buffer *buffer)
@@ -177,6 +232,7 @@ static void buffer_free(struct moeep_buffer *buffer)
 		moeep_window_unref(buffer->windows[rank]);
 	}
 	free(buffer->windows);
+	free(buffer->bases);
 	scratch_free(&buffer->scratch);
 	free(buffer);
 }
@@ -186,6 +242,7 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 {
 	struct moeep_window *mine = NULL;
 	struct moeep_buffer *buffer;
+	struct moeep_span span;
 	int calls;
 	int rc;
 
@@ -210,14 +267,16 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 	buffer->comm = comm;
 	buffer->calls = calls;
 	buffer->rowmath = moeep_rowmath_get();
-	rc = moeep_geometry_make(config, &comm->settings, comm->rank, comm->num_ranks,
+	span = moeep_span_of(comm);
+	rc = moeep_geometry_make(config, &comm->settings, comm->rank, comm->num_ranks, &span,
 				 &buffer->geo);
 	if (rc == MOEEP_OK) {
 		rc = scratch_alloc(buffer);
 	}
 	if (rc == MOEEP_OK) {
 		buffer->windows = calloc((size_t)comm->num_ranks, sizeof(*buffer->windows));
-		if (!buffer->windows) {
+		buffer->bases = calloc((size_t)comm->num_ranks, sizeof(*buffer->bases));
+		if (!buffer->windows || !buffer->bases) {
 			rc = moeep_fail(MOEEP_ERR_NOMEM, "no memory for %d windows",
 					comm->num_ranks);
 		}
@@ -234,11 +293,17 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 	if (rc == MOEEP_OK) {
 		buffer->windows[comm->rank] = mine;
 		/* Before any peer can look. */
-		rc = set_epochs(buffer, buffer->geo.config.initial_epoch);
+		rc = set_epochs(buffer, mine, buffer->geo.config.initial_epoch);
 		buffer->windows[comm->rank] = NULL;
 	}
 	rc = moeep_comm_share(comm, rc, mine, buffer->windows);
 	moeep_window_unref(mine);
+	if (rc == MOEEP_OK) {
+		set_bases(buffer);
+	}
+	if (rc == MOEEP_OK && comm->net) {
+		rc = moeep_net_add_window(comm, buffer->windows, &buffer->net_window);
+	}
 	if (rc == MOEEP_OK && comm->cuda) {
 		rc = moeep_comm_agree(comm, moeep_cuda_buffer_create(buffer));
 	}
@@ -269,6 +334,9 @@ int moeep_buffer_destroy(moeep_buffer_t *buffer)
 				  "buffer still has %d handles; destroy them first", handles);
 	}
 	moeep_stream_fini(&buffer->stream);
+	if (buffer->comm->net) {
+		moeep_net_end_window(buffer->comm->net, buffer->net_window);
+	}
 	count_buffers(buffer->comm, -1);
 	buffer_free(buffer);
 	return MOEEP_OK;

@@ -21,27 +21,43 @@ struct moeep_row_sum {
 	struct moeep_term terms[MOEEP_MAX_TOPK];
 };
 
+/* Combine's rows of this node's ranks for a rank of another node, which this one forwards. */
+struct moeep_forward {
+	int source;
+	int64_t num_tokens; /* of the source */
+	int64_t next;	    /* token */
+	int64_t total;	    /* tokens that have rows on this node */
+	int64_t summed;	    /* of them */
+	int64_t *cursor;    /* [most_local] next row of each rank of this node */
+	int64_t *used;	    /* [most_local] chunks of them that are used */
+};
+
 /* Bookkeeping of one operation at a time; moeep_geometry_private_bytes() counts it. */
 struct moeep_scratch {
-	void **peer_rows;	  /* [R] where peers' rows are, if mapped here */
-	int64_t *staged;	  /* [R] chunks handed over */
-	int64_t *consumed;	  /* [R] chunks taken */
-	int64_t *woken;		  /* [R] progress at the last wake-up */
-	int64_t *recv_cursor;	  /* [R] next record or row from each source */
-	int64_t *send_cursor;	  /* [R] next row at each destination */
-	int64_t *recv_expert;	  /* [R * L] next row for each source and local expert */
-	int64_t *send_expert;	  /* [E] next row for each expert at its rank */
-	int32_t *expert_rank;	  /* [E] constant: who holds an expert */
-	int32_t *count_rank;	  /* [R] */
-	int32_t *count_expert;	  /* [E] */
-	void *one_scales;	  /* scales of one row */
-	moeep_traffic_t *traffic; /* [R] */
+	void **peer_rows;		/* [R] where peers' rows are, if mapped here */
+	int64_t *staged;		/* [R] chunks handed over */
+	int64_t *consumed;		/* [R] chunks taken */
+	int64_t *woken;			/* [R] progress at the last wake-up */
+	int64_t *recv_cursor;		/* [R] next record or row from each source */
+	int64_t *expected;		/* [R] combine: records that each rank gives this one */
+	int64_t *send_cursor;		/* [R] next row at each destination */
+	int64_t *recv_expert;		/* [R * L] next row for each source and local expert */
+	int64_t *send_expert;		/* [E] next row for each expert at its rank */
+	int32_t *expert_rank;		/* [E] constant: who holds an expert */
+	int32_t *count_rank;		/* [R] */
+	int32_t *count_expert;		/* [E] */
+	void *one_scales;		/* scales of one row */
+	moeep_traffic_t *traffic;	/* [R] */
+	struct moeep_forward *forwards; /* [num_mirrors] */
+	int64_t *forward_counts;	/* what they point to */
 };
 
 struct moeep_buffer {
 	struct moeep_comm *comm;
 	struct moeep_geometry geo;
 	struct moeep_window **windows; /* [R] */
+	char **bases;	     /* [R] where each rank is read: its window, or a mirror of it */
+	uint32_t net_window; /* several nodes: its number there */
 	struct moeep_cuda_buffer *cuda; /* NULL with the host backend */
 	int calls; /* CUDA backend: where in the comm's control window its calls are counted */
 	const struct moeep_rowmath *rowmath;
@@ -62,9 +78,9 @@ enum moeep_route_kind { MOEEP_ROUTE_NONE, MOEEP_ROUTE_HT, MOEEP_ROUTE_LL_SENT, M
 
 struct moeep_handle {
 	struct moeep_buffer *buffer;
-	moeep_handle_config_t config; /* defaults filled in */
+	moeep_handle_config_t config;	/* defaults filled in */
 	struct moeep_cuda_handle *cuda; /* holds the arrays of a GPU, in place of those below */
-	_Atomic int in_flight;	      /* operations queued that use it */
+	_Atomic int in_flight;		/* operations queued that use it */
 
 	enum moeep_route_kind kind;
 	uint64_t route; /* epoch of the dispatch */
@@ -94,6 +110,9 @@ struct moeep_handle {
 	int64_t *needed;	  /* [R] rows that each rank needs */
 	int64_t *record_rows;  /* [records * topk] expert-major: row of each choice, -1 elsewhere */
 	float *record_weights; /* [records * topk] if weighted */
+	int64_t *forward_tokens; /* [num_mirrors] tokens of each of them */
+	int32_t *forward_idx;	 /* [num_mirrors * ht_max_tokens * topk] choices of ranks of other
+				    nodes that this one forwards for */
 
 	/* LL: phases. */
 	uint64_t combine_epoch; /* of a combine between its phases, else 0 */
@@ -109,7 +128,7 @@ struct moeep_handle {
 
 static inline void *moeep_buffer_at(const struct moeep_buffer *buffer, int rank, uint64_t offset)
 {
-	return (char *)buffer->windows[rank]->base + offset;
+	return buffer->bases[rank] + offset;
 }
 
 static inline struct moeep_words *moeep_buffer_words(const struct moeep_buffer *buffer, int rank)

@@ -104,6 +104,13 @@ static int config_fill(moeep_buffer_config_t *config, const struct moeep_setting
 	return rc;
 }
 
+struct moeep_span moeep_span_of(const struct moeep_comm *comm)
+{
+	return (struct moeep_span){.num_mirrors = comm->num_mirrors,
+				   .most_local = comm->most_local,
+				   .several = comm->num_nodes > 1};
+}
+
 static uint64_t take(uint64_t *offset, uint64_t bytes)
 {
 	uint64_t at = *offset;
@@ -142,7 +149,7 @@ static uint64_t ring_size(const struct moeep_geometry *g)
 	}
 	dispatch = min_u64(chunk * (uint64_t)c->ht_chunks,
 			   max_u64((uint64_t)c->ht_max_tokens, 2) * record);
-	combine = 2 * partial * (uint64_t)g->num_ranks;
+	combine = 2 * partial * (uint64_t)g->num_ranks * (g->span.several ? 4 : 1);
 	return moeep_align(max_u64(dispatch, combine), MOEEP_CACHE_LINE);
 }
 
@@ -155,6 +162,12 @@ uint64_t moeep_geometry_handle_bytes(const struct moeep_geometry *g, int64_t max
 	uint64_t counts =
 		5 * ranks + 1 + (uint64_t)g->config.num_experts + 2 * local + 2 + ranks * local + 1;
 
+	/* What ranks of other nodes chose, for those that this one forwards for. */
+	counts += (uint64_t)g->span.num_mirrors;
+	if (g->config.modes & MOEEP_MODE_HT) {
+		counts += (uint64_t)g->span.num_mirrors *
+			  ((uint64_t)g->config.ht_max_tokens * topk + 1) / 2;
+	}
 	return sizeof(struct moeep_handle) + (uint64_t)max_tokens * topk * 8 +
 	       (uint64_t)max_recv * topk * 12 + 2 + counts * 8;
 }
@@ -167,10 +180,13 @@ uint64_t moeep_geometry_private_bytes(const struct moeep_geometry *g)
 	/* The object with its queue, the list of windows, and the arrays of struct moeep_scratch.
 	 */
 	return sizeof(struct moeep_buffer) + ranks * sizeof(struct moeep_window *) +
-	       ranks * (sizeof(void *) + 5 * sizeof(int64_t) + sizeof(int32_t)) +
+	       ranks * (2 * sizeof(void *) + 6 * sizeof(int64_t) + sizeof(int32_t)) +
 	       (ranks * (uint64_t)g->local_experts + 1) * sizeof(int64_t) +
 	       experts * (sizeof(int64_t) + 2 * sizeof(int32_t)) + ranks * sizeof(moeep_traffic_t) +
-	       moeep_align((uint64_t)g->config.max_scales * sizeof(float), 16);
+	       moeep_align((uint64_t)g->config.max_scales * sizeof(float), 16) +
+	       ((uint64_t)g->span.num_mirrors + 1) * sizeof(struct moeep_forward) +
+	       (2 * (uint64_t)g->span.num_mirrors * (uint64_t)g->span.most_local + 1) *
+		       sizeof(int64_t);
 }
 
 static void lay_out(struct moeep_geometry *g)
@@ -187,6 +203,10 @@ static void lay_out(struct moeep_geometry *g)
 	g->ht_tail = take(&at, ranks * sizeof(struct moeep_flag_line));
 	g->ht_chead = take(&at, ranks * sizeof(struct moeep_flag_line));
 	g->ht_ctail = take(&at, ranks * sizeof(struct moeep_flag_line));
+	if (g->span.several) {
+		g->ht_ftail = take(&at, ranks * (uint64_t)g->span.most_local *
+						sizeof(struct moeep_flag_line));
+	}
 	g->entry_bytes =
 		moeep_align(sizeof(struct moeep_ht_entry) + 4 * (ranks + (uint64_t)c->num_experts),
 			    MOEEP_CACHE_LINE);
@@ -214,6 +234,11 @@ static void lay_out(struct moeep_geometry *g)
 			moeep_align(sizeof(struct moeep_ll_entry) + ranks * local * 4,
 				    MOEEP_CACHE_LINE) +
 			moeep_align(ranks * tokens * g->partial_bytes, MOEEP_CACHE_LINE);
+		g->ll_cslot_mirror_bytes =
+			g->ll_cslot_bytes -
+			moeep_align(ranks * tokens * g->partial_bytes, MOEEP_CACHE_LINE) +
+			moeep_align((uint64_t)g->span.most_local * tokens * g->partial_bytes,
+				    MOEEP_CACHE_LINE);
 		g->ll_cslot = take(&at, MOEEP_SLOTS * g->ll_cslot_bytes);
 		at = moeep_align(at, 4096);
 		hint->ll_bytes = at - start;
@@ -222,12 +247,30 @@ static void lay_out(struct moeep_geometry *g)
 		g->user_slot = take(&at, (uint64_t)c->ll_combine_slots * g->user_slot_bytes);
 		hint->slot_bytes = (uint64_t)c->ll_combine_slots * g->user_slot_bytes;
 	}
+	if (g->span.several) {
+		uint64_t mirrors = (uint64_t)g->span.num_mirrors;
+		uint64_t ll = 0;
+
+		/* As the window itself up to the combine slots, which are shorter. */
+		if (c->modes & MOEEP_MODE_LL) {
+			ll = moeep_align(g->ll_cslot - (hint->control_bytes + hint->ht_bytes) +
+						 MOEEP_SLOTS * g->ll_cslot_mirror_bytes,
+					 4096);
+		}
+		g->mirrors = at;
+		g->mirror_bytes = hint->control_bytes + hint->ht_bytes + ll;
+		at += mirrors * g->mirror_bytes;
+		hint->control_bytes *= 1 + mirrors;
+		hint->ht_bytes *= 1 + mirrors;
+		hint->ll_bytes += mirrors * ll;
+	}
 	g->window_bytes = at;
 	hint->window_bytes = at;
 }
 
 int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_settings *settings,
-			int rank, int num_ranks, struct moeep_geometry *g)
+			int rank, int num_ranks, const struct moeep_span *span,
+			struct moeep_geometry *g)
 {
 	bool cuda = settings->backend == MOEEP_BACKEND_CUDA;
 	int64_t tokens;
@@ -247,6 +290,7 @@ int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_
 	}
 	g->rank = rank;
 	g->num_ranks = num_ranks;
+	g->span = *span;
 	g->row_bytes = (uint64_t)g->config.hidden * moeep_dtype_size(g->config.dtype);
 	g->partial_bytes = g->row_bytes;
 	if (g->config.partial_dtype == MOEEP_FP32) {
@@ -278,9 +322,11 @@ int moeep_buffer_size_hint(const moeep_comm_t *comm, int rank, int num_ranks,
 {
 	struct moeep_settings settings;
 	struct moeep_geometry geometry;
+	struct moeep_span span = {.most_local = num_ranks};
 	int rc;
 
 	if (comm) {
+		span = moeep_span_of(comm);
 		settings = comm->settings;
 		rank = comm->rank;
 		num_ranks = comm->num_ranks;
@@ -290,7 +336,7 @@ int moeep_buffer_size_hint(const moeep_comm_t *comm, int rank, int num_ranks,
 			return rc;
 		}
 	}
-	rc = moeep_geometry_make(config, &settings, rank, num_ranks, &geometry);
+	rc = moeep_geometry_make(config, &settings, rank, num_ranks, &span, &geometry);
 	return rc == MOEEP_OK
 		       ? moeep_struct_out("hint", hint, &geometry.hint, sizeof(geometry.hint))
 		       : rc;

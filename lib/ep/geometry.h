@@ -7,6 +7,7 @@
 #define MOEEP_EP_GEOMETRY_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <moeep/moeep.h>
@@ -77,7 +78,15 @@ struct moeep_ll_entry {
 };
 static_assert(sizeof(struct moeep_ll_entry) == 64, "layout of shared memory");
 
+/* What a window's layout has to know of the nodes. Of one node: zeros, most_local apart. */
+struct moeep_span {
+	int num_mirrors; /* ranks of other nodes that this one's window has mirrors of */
+	int most_local;	 /* ranks of the largest node */
+	bool several;
+};
+
 struct moeep_geometry {
+	struct moeep_span span;
 	moeep_buffer_config_t config; /* every default filled in */
 	int rank;
 	int num_ranks;
@@ -91,6 +100,8 @@ struct moeep_geometry {
 	uint64_t ht_tail;  /* flag lines [R]: dispatch chunks consumed from each source */
 	uint64_t ht_chead; /* [R]: combine chunks staged for each source */
 	uint64_t ht_ctail; /* [R]: combine chunks consumed from each expert rank */
+	uint64_t ht_ftail; /* several nodes, [R][most_local]: combine chunks of each of this node's
+			      ranks that were forwarded to a rank of another */
 	uint64_t ht_entry; /* [SLOTS] entries of entry_bytes */
 	uint64_t entry_bytes;
 	uint64_t ht_ring;
@@ -98,6 +109,9 @@ struct moeep_geometry {
 	uint64_t ll_slot_bytes;
 	uint64_t ll_cslot; /* [SLOTS] combine slots of the protocol */
 	uint64_t ll_cslot_bytes;
+	uint64_t ll_cslot_mirror_bytes; /* in a mirror, where it has rows of one node only */
+	uint64_t mirrors;		/* [num_mirrors] of what ranks of other nodes tell */
+	uint64_t mirror_bytes;
 	struct moeep_dev_window device; /* CUDA: in place of the above */
 	uint64_t device_flags;		/* bytes of its flags, at the start */
 	uint64_t user_slot;		/* [ll_combine_slots] of the caller */
@@ -109,7 +123,12 @@ struct moeep_geometry {
 /* Check a caller's configuration, fill in defaults, lay out the window. settings may change the
  * ring, and say which backend it is for. */
 int moeep_geometry_make(const moeep_buffer_config_t *config, const struct moeep_settings *settings,
-			int rank, int num_ranks, struct moeep_geometry *geometry);
+			int rank, int num_ranks, const struct moeep_span *span,
+			struct moeep_geometry *geometry);
+
+struct moeep_comm;
+
+struct moeep_span moeep_span_of(const struct moeep_comm *comm);
 
 /* Bytes of a handle's arrays. */
 uint64_t moeep_geometry_handle_bytes(const struct moeep_geometry *geometry, int64_t max_tokens,

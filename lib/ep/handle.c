@@ -25,6 +25,8 @@ static void handle_free(struct moeep_handle *handle)
 	free(handle->needed);
 	free(handle->record_rows);
 	free(handle->record_weights);
+	free(handle->forward_idx);
+	free(handle->forward_tokens);
 	free(handle);
 }
 
@@ -35,6 +37,7 @@ static int handle_alloc(struct moeep_handle *handle)
 	size_t ranks = (size_t)g->num_ranks;
 	size_t local = (size_t)g->local_experts;
 	size_t sent = (size_t)handle->config.max_tokens * (size_t)g->config.max_topk;
+	size_t forwards = 0;
 	size_t received = (size_t)handle->config.max_recv * (size_t)g->config.max_topk;
 
 	handle->topk_idx = malloc(sent * sizeof(*handle->topk_idx));
@@ -50,11 +53,17 @@ static int handle_alloc(struct moeep_handle *handle)
 	handle->needed = calloc(ranks, sizeof(*handle->needed));
 	handle->record_rows = malloc(received * sizeof(*handle->record_rows) + 1);
 	handle->record_weights = malloc(received * sizeof(*handle->record_weights) + 1);
-	if (!handle->topk_idx || !handle->topk_weights || !handle->send_per_rank ||
-	    !handle->send_base || !handle->send_expert || !handle->recv_per_rank ||
-	    !handle->recv_base || !handle->recv_per_expert || !handle->expert_offsets ||
-	    !handle->recv_expert || !handle->needed || !handle->record_rows ||
-	    !handle->record_weights) {
+	if (g->config.modes & MOEEP_MODE_HT) {
+		forwards = (size_t)g->span.num_mirrors * (size_t)g->config.ht_max_tokens *
+			   (size_t)g->config.max_topk;
+	}
+	handle->forward_idx = malloc(forwards * sizeof(*handle->forward_idx) + 1);
+	handle->forward_tokens = calloc((size_t)g->span.num_mirrors + 1, sizeof(int64_t));
+	if (!handle->forward_idx || !handle->forward_tokens || !handle->topk_idx ||
+	    !handle->topk_weights || !handle->send_per_rank || !handle->send_base ||
+	    !handle->send_expert || !handle->recv_per_rank || !handle->recv_base ||
+	    !handle->recv_per_expert || !handle->expert_offsets || !handle->recv_expert ||
+	    !handle->needed || !handle->record_rows || !handle->record_weights) {
 		return moeep_fail(MOEEP_ERR_NOMEM,
 				  "no memory for a handle of %lld tokens sent and %lld received",
 				  (long long)handle->config.max_tokens,

@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "core/refusal.h"
+#include "ep/publish.h"
 #include "ep/refusal.h"
 
 /* What a rank publishes when it makes a call of each kind; its epoch is the call's. */
@@ -37,8 +38,14 @@ void moeep_refusal_post(struct moeep_buffer *buffer, enum moeep_refusable kind, 
 {
 	struct moeep_refusal_side own = side_of(buffer, buffer->geo.rank, (int)kind);
 
+	uint64_t before = moeep_flag_get(&own.refusal->word);
+
 	moeep_refusal_write(&own, result);
 	moeep_wait_wake_all(buffer->comm);
+	/* Its word goes with a second request, behind what it speaks of. */
+	moeep_send_to_nodes(buffer, &own.refusal->result,
+			    sizeof(*own.refusal) - offsetof(struct moeep_refusal, result));
+	moeep_republish(buffer, &own.refusal->word, before);
 }
 
 /*

@@ -19,8 +19,8 @@ struct moeep_ht_op {
 
 /*
  * Begin: tell every rank what this one brings, and learn what they bring. All ranks then hold the
- * same data, so that decisions made of it are the same everywhere. per_rank: [R] rows for each rank;
- * per_expert: [E] choices of each expert; NULL leaves them out.
+ * same data, so that decisions made of it are the same everywhere. per_rank: [R] rows for each
+ * rank; per_expert: [E] choices of each expert; NULL leaves them out.
  */
 int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine,
 		   const int32_t *per_rank, const int32_t *per_expert);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "ep/publish.h"
 #include "host/ht_combine.h"
 
 struct done_wait {
@@ -20,7 +21,9 @@ static bool all_done(void *arg, struct moeep_pending *pending)
 	for (int rank = 0; rank < buffer->geo.num_ranks; rank++) {
 		uint64_t seen;
 
-		if (rank == buffer->geo.rank || w->c->op.handle->recv_per_rank[rank] == 0) {
+		/* Ranks of other nodes read no memory here. */
+		if (rank == buffer->geo.rank || w->c->op.handle->recv_per_rank[rank] == 0 ||
+		    moeep_is_remote(buffer, rank)) {
 			continue;
 		}
 		seen = moeep_flag_get(&moeep_buffer_words(buffer, rank)->ht_done.word);
@@ -85,6 +88,8 @@ static int prepare(struct moeep_ht_combine *c, struct moeep_ht_entry *entry)
 		c->staged_dtype = MOEEP_FP32;
 	}
 	c->staged_bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(c->staged_dtype);
+	c->node_dtype = buffer->geo.config.partial_dtype == MOEEP_FP32 ? MOEEP_FP32 : args->dtype;
+	c->node_bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(c->node_dtype);
 	entry->op = MOEEP_OP_COMBINE;
 	entry->flags = args->flags;
 	entry->dtype = args->dtype;
@@ -96,6 +101,30 @@ static int prepare(struct moeep_ht_combine *c, struct moeep_ht_entry *entry)
 	entry->place =
 		moeep_region_find(buffer->comm, args->x, (uint64_t)handle->num_rows * c->row_bytes);
 	return MOEEP_OK;
+}
+
+/* Records that this rank gets: of its own node one for each row, of others one for each token. */
+static void count_expected(struct moeep_ht_combine *c)
+{
+	const struct moeep_handle *handle = c->op.handle;
+	struct moeep_buffer *buffer = c->op.buffer;
+	int64_t *expected = buffer->scratch.expected;
+	int givers[MOEEP_MAX_TOPK];
+
+	memcpy(expected, handle->send_per_rank, sizeof(int64_t) * (size_t)buffer->geo.num_ranks);
+	if (!buffer->geo.span.several) {
+		return;
+	}
+	for (int rank = 0; rank < buffer->geo.num_ranks; rank++) {
+		expected[rank] = moeep_is_remote(buffer, rank) ? 0 : expected[rank];
+	}
+	for (int64_t t = 0; t < handle->num_tokens; t++) {
+		int count = moeep_ht_givers(c, &handle->topk_idx[t * c->topk], givers);
+
+		for (int i = 0; i < count; i++) {
+			expected[givers[i]] += moeep_is_remote(buffer, givers[i]);
+		}
+	}
 }
 
 static int start(struct moeep_ht_combine *c)
@@ -119,14 +148,16 @@ static int start(struct moeep_ht_combine *c)
 	memset(s->recv_cursor, 0, sizeof(int64_t) * ranks);
 	memcpy(s->send_expert, handle->send_expert,
 	       sizeof(int64_t) * (size_t)buffer->geo.config.num_experts);
+	count_expected(c);
+	moeep_ht_forward_begin(c);
 	for (int rank = 0; rank < buffer->geo.num_ranks; rank++) {
 		const struct moeep_ht_entry *entry = moeep_ht_entry_of(&c->op, rank);
 
 		s->peer_rows[rank] = NULL;
-		if (rank != buffer->geo.rank && moeep_ht_uses_ring(c, buffer->geo.rank)) {
+		if (moeep_ht_stages_for(c, rank)) {
 			c->unstaged += handle->recv_per_rank[rank] > 0;
 		}
-		if (entry->place.region != 0) {
+		if (entry->place.region != 0 && !moeep_is_remote(buffer, rank)) {
 			s->peer_rows[rank] =
 				moeep_region_address(buffer->comm, rank, &entry->place,
 						     (uint64_t)entry->num_tokens * c->row_bytes);
@@ -175,8 +206,11 @@ int moeep_host_combine(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	for (int rank = 0; rank < buffer->geo.num_ranks && rc == MOEEP_OK; rank++) {
 		moeep_traffic_t *traffic = &buffer->scratch.traffic[rank];
 
-		traffic->combine_rows += (uint64_t)handle->send_per_rank[rank];
-		traffic->combine_bytes += (uint64_t)handle->send_per_rank[rank] * c.staged_bytes;
+		uint64_t rows = (uint64_t)buffer->scratch.expected[rank];
+
+		traffic->combine_rows += rows;
+		traffic->combine_bytes +=
+			rows * (moeep_is_remote(buffer, rank) ? c.node_bytes : c.staged_bytes);
 	}
 	return rc;
 }

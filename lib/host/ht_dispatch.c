@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "ep/check.h"
+#include "ep/publish.h"
 #include "host/ht_dispatch.h"
 #include "host/ht_route.h"
 
@@ -26,6 +27,12 @@ static int plan_outputs(struct moeep_ht_dispatch *d)
 
 		if (!fits && d->overflow_rank < 0) {
 			d->overflow_rank = rank;
+		}
+		if (moeep_is_remote(buffer, rank)) {
+			/* It takes them from the ring at its gate. */
+			d->rows_in_ring = (d->op.given & MOEEP_GIVEN_X) != 0;
+			buffer->scratch.peer_rows[rank] = NULL;
+			continue;
 		}
 		if (entry->place.region != 0 && entry->capacity > 0) {
 			rows = moeep_region_address(buffer->comm, rank, &entry->place,
@@ -319,6 +326,11 @@ int moeep_host_dispatch(struct moeep_buffer *buffer, struct moeep_handle *handle
 	}
 	if (rc == MOEEP_OK && !cached) {
 		moeep_route_place(&d.op);
+		for (int i = 0; i < buffer->geo.span.num_mirrors; i++) {
+			handle->forward_tokens[i] =
+				moeep_ht_entry_of(&d.op, buffer->scratch.forwards[i].source)
+					->num_tokens;
+		}
 		handle->route = d.op.epoch;
 		handle->weighted = (d.op.given & MOEEP_GIVEN_WEIGHTS) != 0;
 		handle->overflow = false;

@@ -41,6 +41,10 @@ void moeep_ht_plan_ring(struct moeep_ht_dispatch *d);
 /* Does a rank's output lie in symmetric memory, where its peers write? */
 bool moeep_ht_is_direct(const struct moeep_ht_dispatch *d, int rank);
 
+/* Choices of a rank of another node that this one will forward combine's rows to, if it does. */
+void moeep_ht_note_choices(const struct moeep_ht_dispatch *d, int from, int64_t first,
+			   const int32_t *idx, int64_t tokens);
+
 /* Move all rows of this rank's tokens, and all that come to it. */
 int moeep_ht_move_rows(struct moeep_ht_dispatch *d);
 

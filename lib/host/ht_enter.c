@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "ep/publish.h"
 #include "ep/refusal.h"
 #include "host/ht.h"
 
@@ -153,7 +154,9 @@ int moeep_ht_enter(struct moeep_ht_op *op, const struct moeep_ht_entry *mine,
 	}
 	wait.expected = moeep_flag_word(op->epoch, 0);
 	/* Pairs with enter_ready() of every peer. */
-	moeep_flag_publish(&moeep_buffer_words(buffer, self)->ht_entry.word, wait.expected);
+	moeep_send_to_nodes(buffer, entry_at(op, self), g->entry_bytes);
+	moeep_publish(buffer, &moeep_buffer_words(buffer, self)->ht_entry.word, wait.expected,
+		      MOEEP_TO_ALL);
 	moeep_wait_wake_all(buffer->comm);
 	rc = moeep_wait_until(&op->wait, enter_ready, &wait);
 	return rc == MOEEP_OK ? check_agreement(op) : rc;

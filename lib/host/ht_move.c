@@ -12,6 +12,7 @@
 
 #include <string.h>
 
+#include "ep/publish.h"
 #include "host/ht_dispatch.h"
 #include "host/ht_route.h"
 
@@ -112,6 +113,14 @@ bool moeep_ht_is_direct(const struct moeep_ht_dispatch *d, int rank)
 	return moeep_ht_entry_of(&d->op, rank)->place.region != 0;
 }
 
+/* Does a rank store its rows itself where another wants them? Only within a node. */
+static bool pushes_to(const struct moeep_ht_dispatch *d, int from, int to)
+{
+	const struct moeep_peer *peers = d->op.buffer->comm->peers;
+
+	return moeep_ht_is_direct(d, to) && peers[from].node == peers[to].node;
+}
+
 /* Give a token to all its ranks: its own by placing it, others by a push or by the ring's copy. */
 static void stage_token(struct moeep_ht_dispatch *d, int64_t t, int32_t *ids, float *weights,
 			char *scales, char *ring_row)
@@ -144,7 +153,7 @@ static void stage_token(struct moeep_ht_dispatch *d, int64_t t, int32_t *ids, fl
 			if (!d->skip_recv) {
 				moeep_record_place(&d->sink, &record);
 			}
-		} else if (moeep_ht_is_direct(d, ranks[i])) {
+		} else if (pushes_to(d, self, ranks[i])) {
 			push_row(d, ranks[i], idx, row);
 		} else {
 			ring = true;
@@ -152,6 +161,62 @@ static void stage_token(struct moeep_ht_dispatch *d, int64_t t, int32_t *ids, fl
 	}
 	if (ring && row) {
 		memcpy(ring_row, row, d->row_bytes);
+	}
+}
+
+static bool goes_to_node(const struct moeep_ht_dispatch *d, int64_t token, int node)
+{
+	const struct moeep_buffer *buffer = d->op.buffer;
+	const int32_t *idx = &d->op.handle->topk_idx[token * d->topk];
+
+	for (int k = 0; k < d->topk; k++) {
+		if (idx[k] >= 0 &&
+		    buffer->comm->peers[buffer->scratch.expert_rank[idx[k]]].node == node) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Rows of the chunk's tokens that a node wants: those that lie together go together. */
+static void send_rows(const struct moeep_ht_dispatch *d, int node, int64_t first, int64_t count,
+		      const char *rows)
+{
+	int64_t begin = 0;
+
+	while (begin < count) {
+		int64_t end = begin;
+
+		while (end < count && goes_to_node(d, first + end, node)) {
+			end++;
+		}
+		moeep_send_to_node(d->op.buffer, node, rows + (uint64_t)begin * d->row_bytes,
+				   (uint64_t)(end - begin) * d->row_bytes);
+		begin = end + 1;
+	}
+}
+
+/* To each other node once, whatever the number of its ranks; they read it at the gate. */
+static void send_chunk(const struct moeep_ht_dispatch *d)
+{
+	uint64_t ids, weights, scales, rows;
+	const struct moeep_comm *comm = d->op.buffer->comm;
+	char *base =
+		chunk_part(d, d->op.buffer->geo.rank, d->staged, &ids, &weights, &scales, &rows);
+	int64_t first = d->staged * d->chunk_tokens;
+	int64_t count = d->num_tokens - first;
+
+	count = count < d->chunk_tokens ? count : d->chunk_tokens;
+	for (int node = 0; node < comm->num_nodes && comm->net; node++) {
+		if (comm->gates[node].rank < 0) {
+			continue;
+		}
+		/* What is small goes whole. */
+		moeep_send_to_node(d->op.buffer, node, base,
+				   scales + (uint64_t)count * d->scale_bytes);
+		if (d->args->x) {
+			send_rows(d, node, first, count, base + rows);
+		}
 	}
 }
 
@@ -170,12 +235,14 @@ static void stage_chunk(struct moeep_ht_dispatch *d)
 			    (float *)(base + weights + table), base + scales + n * d->scale_bytes,
 			    base + rows + n * d->row_bytes);
 	}
-	d->staged++;
 	/* Rows pushed by streaming stores come before the flag, too. */
 	moeep_rowmath_fence();
+	send_chunk(d);
+	d->staged++;
 	/* Pairs with can_take() at every peer. */
-	moeep_flag_publish(&moeep_buffer_words(d->op.buffer, d->op.buffer->geo.rank)->ht_head.word,
-			   moeep_flag_word(d->op.epoch, (uint64_t)d->staged));
+	moeep_publish(d->op.buffer,
+		      &moeep_buffer_words(d->op.buffer, d->op.buffer->geo.rank)->ht_head.word,
+		      moeep_flag_word(d->op.epoch, (uint64_t)d->staged), MOEEP_TO_ALL);
 }
 
 /* A single rank has no ring: its tokens pass through a record of their own. */
@@ -210,9 +277,14 @@ static void take_chunk(struct moeep_ht_dispatch *d, int from)
 	int64_t first = chunk * d->chunk_tokens;
 	int64_t last = first + d->chunk_tokens;
 	int64_t tokens = moeep_ht_entry_of(&d->op, from)->num_tokens;
-	bool direct = moeep_ht_is_direct(d, d->op.buffer->geo.rank);
+	bool direct = pushes_to(d, from, d->op.buffer->geo.rank);
 	uint64_t ids, weights, scales, rows;
 	const char *base = chunk_part(d, from, chunk, &ids, &weights, &scales, &rows);
+
+	if (d->op.buffer->comm->peers[from].mirror >= 0) {
+		moeep_ht_note_choices(d, from, first, (const int32_t *)(base + ids),
+				      (tokens < last ? tokens : last) - first);
+	}
 
 	for (int64_t t = first; t < last && t < tokens && !d->skip_recv; t++) {
 		uint64_t n = (uint64_t)(t - first);
@@ -235,9 +307,10 @@ static void take_chunk(struct moeep_ht_dispatch *d, int from)
 	s->consumed[from]++;
 	d->done_sources += s->consumed[from] == moeep_ht_chunks_of(d, from);
 	/* Pairs with can_stage() at the source: it may write over what has been read. */
-	moeep_flag_publish(moeep_buffer_flag(d->op.buffer, d->op.buffer->geo.rank,
-					     d->op.buffer->geo.ht_tail, from),
-			   moeep_flag_word(d->op.epoch, (uint64_t)s->consumed[from]));
+	moeep_publish(d->op.buffer,
+		      moeep_buffer_flag(d->op.buffer, d->op.buffer->geo.rank,
+					d->op.buffer->geo.ht_tail, from),
+		      moeep_flag_word(d->op.epoch, (uint64_t)s->consumed[from]), from);
 }
 
 /* A chunk's place is free once every peer has taken what was there before. */
@@ -336,7 +409,8 @@ static bool dispatch_ready(void *arg, struct moeep_pending *pending)
 			return true;
 		}
 	}
-	if (pending->blame) {
+	/* Flags between two other ranks are not told to a third node. */
+	if (pending->blame && !d->op.buffer->comm->net) {
 		blame(d, pending);
 	}
 	return false;

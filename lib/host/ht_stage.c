@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "ep/publish.h"
 #include "host/ht_combine.h"
 
 bool moeep_ht_x_is_direct(const struct moeep_ht_combine *c, int rank)
@@ -13,7 +14,26 @@ bool moeep_ht_x_is_direct(const struct moeep_ht_combine *c, int rank)
 
 bool moeep_ht_uses_ring(const struct moeep_ht_combine *c, int rank)
 {
-	return !moeep_ht_x_is_direct(c, rank) || c->send_values;
+	return !moeep_ht_x_is_direct(c, rank) || c->send_values ||
+	       moeep_is_remote(c->op.buffer, rank);
+}
+
+int moeep_ht_taker(const struct moeep_ht_combine *c, int to)
+{
+	const struct moeep_comm *comm = c->op.buffer->comm;
+
+	return moeep_is_remote(c->op.buffer, to)
+		       ? moeep_comm_gate_of(comm, to, comm->peers[comm->rank].node)
+		       : to;
+}
+
+bool moeep_ht_stages_for(const struct moeep_ht_combine *c, int to)
+{
+	int self = c->op.buffer->geo.rank;
+
+	/* What it forwards itself needs no staging. */
+	return moeep_ht_taker(c, to) != self &&
+	       (moeep_ht_uses_ring(c, self) || moeep_is_remote(c->op.buffer, to));
 }
 
 void moeep_ht_plan_combine_ring(struct moeep_ht_combine *c)
@@ -24,7 +44,11 @@ void moeep_ht_plan_combine_ring(struct moeep_ht_combine *c)
 	uint64_t record;
 
 	c->values_bytes = c->send_values ? moeep_align((uint64_t)c->topk * sizeof(float), 16) : 0;
-	record = c->values_bytes + c->staged_bytes;
+	c->room_bytes = c->staged_bytes;
+	if (g->span.several && c->node_bytes > c->room_bytes) {
+		c->room_bytes = c->node_bytes;
+	}
+	record = c->values_bytes + c->room_bytes;
 	c->num_chunks = g->config.ht_chunks;
 	while (c->num_chunks > 2 && share / (uint64_t)c->num_chunks < record) {
 		c->num_chunks--;
@@ -49,7 +73,7 @@ char *moeep_ht_ring_record(const struct moeep_ht_combine *c, int from, int to, i
 	return moeep_buffer_at(c->op.buffer, from,
 			       g->ht_ring + (uint64_t)to * share +
 				       (uint64_t)chunk * c->chunk_bytes +
-				       (uint64_t)in_chunk * (c->values_bytes + c->staged_bytes));
+				       (uint64_t)in_chunk * (c->values_bytes + c->room_bytes));
 }
 
 int64_t moeep_ht_chunks_for(const struct moeep_ht_combine *c, int64_t rows)
@@ -109,7 +133,7 @@ void moeep_ht_stage_chunk(struct moeep_ht_combine *c, int to)
 	int self = c->op.buffer->geo.rank;
 	int64_t first = s->staged[to] * c->chunk_rows;
 	int64_t rows = handle->recv_per_rank[to];
-	bool direct = moeep_ht_x_is_direct(c, self);
+	bool direct = moeep_ht_x_is_direct(c, self) && !moeep_is_remote(c->op.buffer, to);
 
 	for (int64_t row = first; row < first + c->chunk_rows && row < rows; row++) {
 		int64_t index = handle->recv_base[to] + row;
@@ -137,7 +161,7 @@ void moeep_ht_stage_chunk(struct moeep_ht_combine *c, int to)
 	}
 	s->staged[to]++;
 	c->unstaged -= s->staged[to] == moeep_ht_chunks_for(c, rows);
-	/* Pairs with row_there() at the source. */
+	/* Pairs with moeep_ht_row_there() at the taker, which is on this node. */
 	moeep_flag_publish(moeep_buffer_flag(c->op.buffer, self, c->op.buffer->geo.ht_chead, to),
 			   moeep_flag_word(c->op.epoch, (uint64_t)s->staged[to]));
 }
@@ -149,8 +173,9 @@ bool moeep_ht_can_stage(const struct moeep_ht_combine *c, int to, struct moeep_p
 	int64_t before;
 	uint64_t expected;
 	uint64_t seen;
+	int taker;
 
-	if (to == self || !moeep_ht_uses_ring(c, self) ||
+	if (!moeep_ht_stages_for(c, to) ||
 	    buffer->scratch.staged[to] == moeep_ht_chunks_for(c, c->op.handle->recv_per_rank[to])) {
 		return false;
 	}
@@ -159,11 +184,16 @@ bool moeep_ht_can_stage(const struct moeep_ht_combine *c, int to, struct moeep_p
 		return true;
 	}
 	expected = moeep_flag_word(c->op.epoch, (uint64_t)before);
-	seen = moeep_flag_get(moeep_buffer_flag(buffer, to, buffer->geo.ht_ctail, self));
+	taker = moeep_ht_taker(c, to);
+	seen = moeep_flag_get(
+		taker == to ? moeep_buffer_flag(buffer, to, buffer->geo.ht_ctail, self)
+			    : moeep_buffer_flag(buffer, taker, buffer->geo.ht_ftail,
+						to * buffer->geo.span.most_local +
+							buffer->comm->peers[self].local_rank));
 	if (moeep_flag_reached(seen, expected)) {
 		return true;
 	}
-	pending->peer = to;
+	pending->peer = taker;
 	pending->expected = expected;
 	pending->seen = seen;
 	pending->what = "room in the ring";

@@ -10,23 +10,17 @@
 
 #include <string.h>
 
+#include "ep/publish.h"
 #include "host/ht_combine.h"
 #include "host/ht_route.h"
 
-/* Has the next row of an expert rank for this rank come? */
-static bool row_there(const struct moeep_ht_combine *c, int from, struct moeep_pending *pending)
+bool moeep_ht_row_there(const struct moeep_ht_combine *c, int from, int to, int64_t row,
+			struct moeep_pending *pending)
 {
 	struct moeep_buffer *buffer = c->op.buffer;
-	uint64_t expected;
-	uint64_t seen;
+	uint64_t expected = moeep_flag_word(c->op.epoch, (uint64_t)(row / c->chunk_rows) + 1);
+	uint64_t seen = moeep_flag_get(moeep_buffer_flag(buffer, from, buffer->geo.ht_chead, to));
 
-	if (from == buffer->geo.rank || !moeep_ht_uses_ring(c, from)) {
-		return true;
-	}
-	expected = moeep_flag_word(
-		c->op.epoch, (uint64_t)(buffer->scratch.recv_cursor[from] / c->chunk_rows) + 1);
-	seen = moeep_flag_get(
-		moeep_buffer_flag(buffer, from, buffer->geo.ht_chead, buffer->geo.rank));
 	if (moeep_flag_reached(seen, expected)) {
 		return true;
 	}
@@ -47,10 +41,13 @@ static bool can_sum(const struct moeep_ht_combine *c, struct moeep_pending *pend
 	if (c->next_token == handle->num_tokens) {
 		return false;
 	}
-	count = moeep_route_ranks(c->op.buffer, &handle->topk_idx[c->next_token * c->topk], c->topk,
-				  ranks);
+	count = moeep_ht_givers(c, &handle->topk_idx[c->next_token * c->topk], ranks);
 	for (int i = 0; i < count; i++) {
-		if (!row_there(c, ranks[i], pending)) {
+		int from = ranks[i];
+
+		if (from != c->op.buffer->geo.rank && moeep_ht_uses_ring(c, from) &&
+		    !moeep_ht_row_there(c, from, c->op.buffer->geo.rank,
+					c->op.buffer->scratch.recv_cursor[from], pending)) {
 			return false;
 		}
 	}
@@ -95,12 +92,17 @@ static int peer_terms(const struct moeep_ht_combine *c, int rank, int64_t token,
 static void take_values(const struct moeep_ht_combine *c, int rank, int64_t token,
 			const float *values)
 {
+	const struct moeep_peer *peers = c->op.buffer->comm->peers;
 	const struct moeep_handle *handle = c->op.handle;
 
 	for (int k = 0; k < c->topk; k++) {
 		int32_t expert = handle->topk_idx[token * c->topk + k];
 
-		if (expert >= 0 && c->op.buffer->scratch.expert_rank[expert] == rank) {
+		int holder = expert >= 0 ? c->op.buffer->scratch.expert_rank[expert] : -1;
+
+		/* Who forwards gives what all ranks of its node hold. */
+		if (holder >= 0 && (holder == rank || (moeep_is_remote(c->op.buffer, rank) &&
+						       peers[holder].node == peers[rank].node))) {
 			c->args->out_topk_weights[token * c->topk + k] = values[k];
 		}
 	}
@@ -126,8 +128,7 @@ static void gather_token(struct moeep_ht_combine *c, struct gathered *token)
 
 	*sum = (struct moeep_sum){
 		.terms = terms, .out_dtype = c->args->dtype, .stream = c->stream_out};
-	token->count =
-		moeep_route_ranks(buffer, &handle->topk_idx[t * c->topk], c->topk, token->ranks);
+	token->count = moeep_ht_givers(c, &handle->topk_idx[t * c->topk], token->ranks);
 	if (c->args->out_topk_weights) {
 		memset(&c->args->out_topk_weights[t * c->topk], 0, sizeof(float) * (size_t)c->topk);
 	}
@@ -144,6 +145,11 @@ static void gather_token(struct moeep_ht_combine *c, struct gathered *token)
 		}
 		if (rank == self) {
 			sum->num_terms += moeep_ht_local_terms(c, index, &terms[sum->num_terms]);
+		} else if (moeep_is_remote(buffer, rank)) {
+			terms[sum->num_terms++] =
+				(struct moeep_term){.row = record + c->values_bytes,
+						    .dtype = c->node_dtype,
+						    .group_end = true};
 		} else if (moeep_ht_x_is_direct(c, rank)) {
 			sum->num_terms += peer_terms(c, rank, t, &terms[sum->num_terms]);
 		} else {
@@ -160,6 +166,10 @@ static void gather_token(struct moeep_ht_combine *c, struct gathered *token)
 			}
 			take_values(c, rank, t, values);
 		}
+		terms[sum->num_terms - 1].node_end =
+			buffer->geo.span.several &&
+			(i + 1 == token->count || buffer->comm->peers[token->ranks[i + 1]].node !=
+							  buffer->comm->peers[rank].node);
 		buffer->scratch.recv_cursor[rank]++;
 	}
 	if (c->expert_major) {
@@ -181,7 +191,7 @@ static void release_token(struct moeep_ht_combine *c, const struct gathered *tok
 		int from = token->ranks[i];
 
 		int64_t used = token->records[i] + 1;
-		bool last = used == c->op.handle->send_per_rank[from];
+		bool last = used == s->expected[from];
 
 		if (from == buffer->geo.rank || !moeep_ht_uses_ring(c, from) ||
 		    (used % c->chunk_rows != 0 && !last)) {
@@ -191,9 +201,10 @@ static void release_token(struct moeep_ht_combine *c, const struct gathered *tok
 		/* Nobody waits for the place of a last chunk: it only tells blame(). */
 		s->woken[from] += last;
 		/* Pairs with moeep_ht_can_stage() at the expert rank. */
-		moeep_flag_publish(
+		moeep_publish(
+			buffer,
 			moeep_buffer_flag(buffer, buffer->geo.rank, buffer->geo.ht_ctail, from),
-			moeep_flag_word(c->op.epoch, (uint64_t)s->consumed[from]));
+			moeep_flag_word(c->op.epoch, (uint64_t)s->consumed[from]), from);
 	}
 }
 
@@ -304,7 +315,19 @@ static bool combine_ready(void *arg, struct moeep_pending *pending)
 			*pending = other;
 		}
 	}
-	if (pending->blame) {
+	for (int i = 0; i < c->num_forwards; i++) {
+		struct moeep_forward *forward = &c->op.buffer->scratch.forwards[i];
+		struct moeep_pending other = *pending;
+
+		if (moeep_ht_can_forward(c, forward, &other)) {
+			return true;
+		}
+		if (c->next_token == c->op.handle->num_tokens && other.peer >= 0) {
+			*pending = other;
+		}
+	}
+	/* Flags between two other ranks are not told to a third node. */
+	if (pending->blame && !c->op.buffer->comm->net) {
 		blame(c, pending);
 	}
 	return false;
@@ -321,7 +344,7 @@ static void wake_peers(struct moeep_ht_combine *c, int64_t least)
 		if (rank != c->op.buffer->geo.rank && done > s->woken[rank] &&
 		    done - s->woken[rank] >= least) {
 			s->woken[rank] = done;
-			moeep_wait_wake(c->op.buffer->comm, rank);
+			moeep_wait_wake(c->op.buffer->comm, moeep_ht_taker(c, rank));
 		}
 	}
 }
@@ -333,7 +356,8 @@ int moeep_ht_sum_rows(struct moeep_ht_combine *c)
 	int ranks = c->op.buffer->geo.num_ranks;
 	int rc = MOEEP_OK;
 
-	while (rc == MOEEP_OK && (c->unstaged > 0 || c->next_token < c->op.handle->num_tokens)) {
+	while (rc == MOEEP_OK && (c->unstaged > 0 || c->unforwarded > 0 ||
+				  c->next_token < c->op.handle->num_tokens)) {
 		bool progress = false;
 
 		for (int i = 1; i < ranks; i++) {
@@ -345,6 +369,7 @@ int moeep_ht_sum_rows(struct moeep_ht_combine *c)
 			}
 		}
 		wake_peers(c, half);
+		progress |= moeep_ht_forward_rows(c, c->chunk_rows * half);
 		progress |= sum_tokens(c, c->chunk_rows * half);
 		if (!progress) {
 			wake_peers(c, 1);

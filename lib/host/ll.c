@@ -2,6 +2,7 @@
 /* host/ll.c - what the low-latency operations of the host backend share. */
 #include "config.h"
 
+#include "ep/publish.h"
 #include "host/ll.h"
 
 bool moeep_ll_reached_one(void *arg, struct moeep_pending *pending)
@@ -36,7 +37,7 @@ void moeep_ll_publish(struct moeep_buffer *buffer, _Atomic uint64_t *flag, uint6
 {
 	moeep_rowmath_fence();
 	/* Pairs with moeep_ll_reached() of the peers. */
-	moeep_flag_publish(flag, moeep_flag_word(epoch, 0));
+	moeep_publish(buffer, flag, moeep_flag_word(epoch, 0), MOEEP_TO_ALL);
 	moeep_wait_wake_all(buffer->comm);
 }
 
@@ -49,9 +50,10 @@ struct moeep_ll_entry *moeep_ll_slot(const struct moeep_buffer *buffer, int rank
 
 struct moeep_ll_entry *moeep_ll_cslot(const struct moeep_buffer *buffer, int rank, uint64_t epoch)
 {
-	return moeep_buffer_at(buffer, rank,
-			       buffer->geo.ll_cslot +
-				       moeep_slot_of(epoch) * buffer->geo.ll_cslot_bytes);
+	uint64_t bytes = moeep_is_remote(buffer, rank) ? buffer->geo.ll_cslot_mirror_bytes
+						       : buffer->geo.ll_cslot_bytes;
+
+	return moeep_buffer_at(buffer, rank, buffer->geo.ll_cslot + moeep_slot_of(epoch) * bytes);
 }
 
 bool moeep_ll_streams(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
@@ -92,7 +94,7 @@ int32_t *moeep_ll_ranges(struct moeep_ll_entry *entry)
 	return (int32_t *)(entry + 1);
 }
 
-char *moeep_ll_partial(const struct moeep_buffer *buffer, struct moeep_ll_entry *entry, int rank,
+char *moeep_ll_partial(const struct moeep_buffer *buffer, struct moeep_ll_entry *entry, int lane,
 		       int64_t index, uint64_t row_bytes)
 {
 	const moeep_buffer_config_t *c = &buffer->geo.config;
@@ -100,5 +102,5 @@ char *moeep_ll_partial(const struct moeep_buffer *buffer, struct moeep_ll_entry 
 	uint64_t local = ((uint64_t)c->num_experts + ranks - 1) / ranks;
 
 	return (char *)entry + moeep_align(sizeof(*entry) + ranks * local * 4, MOEEP_CACHE_LINE) +
-	       ((uint64_t)rank * (uint64_t)c->ll_max_tokens + (uint64_t)index) * row_bytes;
+	       ((uint64_t)lane * (uint64_t)c->ll_max_tokens + (uint64_t)index) * row_bytes;
 }

@@ -40,9 +40,12 @@ struct moeep_ll_parts {
 void moeep_ll_open_slot(const struct moeep_buffer *buffer, struct moeep_ll_entry *entry,
 			struct moeep_ll_parts *parts);
 
-/* Combine slot: int32 [R, L] first rows of each source and expert, then partial rows [R, M]. */
+/*
+ * Combine slot: int32 [R, L] first rows of each source and expert, then partial rows [R, M]; in a
+ * mirror [ranks of this node, M]. A lane is the number of the source in them.
+ */
 int32_t *moeep_ll_ranges(struct moeep_ll_entry *entry);
-char *moeep_ll_partial(const struct moeep_buffer *buffer, struct moeep_ll_entry *entry, int rank,
+char *moeep_ll_partial(const struct moeep_buffer *buffer, struct moeep_ll_entry *entry, int lane,
 		       int64_t index, uint64_t row_bytes);
 
 /* Host implementations of the public calls, with checked arguments; run by the buffer's stream. */

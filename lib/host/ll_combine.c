@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "ep/check.h"
 #include "ep/ll_state.h"
+#include "ep/publish.h"
 #include "ep/refusal.h"
 #include "host/ht.h"
 #include "host/ll_combine.h"
@@ -114,6 +115,29 @@ static void stage_partials(const struct moeep_buffer *buffer, const struct moeep
 	}
 }
 
+/* Where a slot is in a mirror, which has rows for one node only. */
+static uint64_t mirror_slot(const struct moeep_buffer *buffer, uint64_t epoch)
+{
+	return buffer->geo.ll_cslot + moeep_slot_of(epoch) * buffer->geo.ll_cslot_mirror_bytes;
+}
+
+/* Partial rows for a rank of another node. */
+static void send_partials(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+			  struct moeep_ll_entry *entry, int to, uint64_t epoch)
+{
+	const struct moeep_peer *peer = &buffer->comm->peers[to];
+	int32_t partial = moeep_ll_partial_dtype(buffer, entry->dtype);
+	uint64_t bytes = (uint64_t)buffer->geo.config.hidden * moeep_dtype_size(partial);
+	const char *rows = moeep_ll_partial(buffer, entry, to, 0, bytes);
+	const char *there = moeep_ll_partial(buffer, entry, peer->local_rank, 0, bytes);
+
+	/* Rows may have gone past the caches. */
+	moeep_rowmath_fence();
+	moeep_send_to_place(buffer, peer->node, rows,
+			    mirror_slot(buffer, epoch) + (uint64_t)(there - (char *)entry),
+			    (uint64_t)handle->recv_per_rank[to] * bytes);
+}
+
 /* Where each source's rows of each local expert begin, for sources that read them in place. */
 static void write_ranges(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
 			 struct moeep_ll_entry *entry)
@@ -199,11 +223,20 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	if (handle->combine_direct) {
 		write_ranges(buffer, handle, entry);
 	}
-	for (int i = 0; i < buffer->geo.num_ranks && !handle->combine_direct; i++) {
+	for (int node = 0; node < buffer->comm->num_nodes; node++) {
+		moeep_send_to_place(buffer, node, entry, mirror_slot(buffer, epoch),
+				    sizeof(*entry));
+	}
+	for (int i = 0; i < buffer->geo.num_ranks; i++) {
 		int to = (buffer->geo.rank + i) % buffer->geo.num_ranks;
+		bool remote = moeep_is_remote(buffer, to);
 
-		if (to != buffer->geo.rank || !handle->combine_own) {
+		if (remote ||
+		    (!handle->combine_direct && (to != buffer->geo.rank || !handle->combine_own))) {
 			stage_partials(buffer, &rows, entry, to);
+		}
+		if (remote) {
+			send_partials(buffer, handle, entry, to, epoch);
 		}
 	}
 	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, buffer->geo.rank)->ll_csent.word,

@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "ep/ll_state.h"
+#include "ep/publish.h"
 #include "ep/refusal.h"
 #include "host/ht.h"
 #include "host/ht_route.h"
@@ -49,6 +50,51 @@ static void write_token(const struct moeep_buffer *buffer, const struct moeep_ll
 		buffer->rowmath->quantize(row, args->dtype, buffer->geo.config.hidden, entry->quant,
 					  (uint8_t *)to,
 					  parts->scales + (uint64_t)t * parts->scale_bytes);
+	}
+}
+
+static bool goes_to_node(const struct moeep_buffer *buffer, const int32_t *idx, int topk, int node)
+{
+	for (int k = 0; k < topk; k++) {
+		if (idx[k] >= 0 &&
+		    buffer->comm->peers[buffer->scratch.expert_rank[idx[k]]].node == node) {
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The slot to another node: its rows once, whatever the number of ranks there that want them. */
+static void send_slot(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
+		      int node, const struct moeep_ll_entry *entry,
+		      const struct moeep_ll_parts *parts)
+{
+	uint64_t choices = (uint64_t)entry->num_tokens * (uint64_t)entry->topk;
+	int64_t begin = 0;
+
+	if (buffer->comm->gates[node].rank < 0) {
+		return;
+	}
+	moeep_send_to_node(buffer, node, entry, sizeof(*entry) + choices * sizeof(int32_t));
+	if (entry->given & MOEEP_GIVEN_WEIGHTS) {
+		moeep_send_to_node(buffer, node, parts->topk_weights, choices * sizeof(float));
+	}
+	while (begin < entry->num_tokens) {
+		int64_t end = begin;
+
+		while (end < entry->num_tokens &&
+		       goes_to_node(buffer, &handle->topk_idx[end * entry->topk], entry->topk,
+				    node)) {
+			end++;
+		}
+		if (entry->quant != MOEEP_QUANT_NONE) {
+			moeep_send_to_node(buffer, node,
+					   parts->scales + (uint64_t)begin * parts->scale_bytes,
+					   (uint64_t)(end - begin) * parts->scale_bytes);
+		}
+		moeep_send_to_node(buffer, node, parts->rows + (uint64_t)begin * parts->row_bytes,
+				   (uint64_t)(end - begin) * parts->row_bytes);
+		begin = end + 1;
 	}
 }
 
@@ -97,6 +143,10 @@ static int send_phase(struct moeep_buffer *buffer, struct moeep_handle *handle,
 	}
 	for (int64_t t = 0; t < args->num_tokens; t++) {
 		write_token(buffer, entry, &parts, args, t);
+	}
+	moeep_rowmath_fence();
+	for (int node = 0; node < buffer->comm->num_nodes; node++) {
+		send_slot(buffer, handle, node, entry, &parts);
 	}
 	moeep_ll_publish(buffer, &moeep_buffer_words(buffer, self)->ll_sent.word, epoch);
 	return MOEEP_OK;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "ep/publish.h"
 #include "host/ht_route.h"
 #include "host/ll_combine.h"
 
@@ -57,6 +58,14 @@ static int direct_terms(const struct combine *c, int rank, const struct moeep_ll
 	return count;
 }
 
+/* This rank's number in the partial rows of another one's slot. */
+static int lane_at(const struct combine *c, int rank)
+{
+	int self = c->buffer->geo.rank;
+
+	return moeep_is_remote(c->buffer, rank) ? c->buffer->comm->peers[self].local_rank : self;
+}
+
 /* Tokens come in ascending order: cursors of partial rows and of experts' rows move on. */
 static void token_sum(struct combine *c, int64_t token, struct moeep_row_sum *out)
 {
@@ -78,12 +87,12 @@ static void token_sum(struct combine *c, int64_t token, struct moeep_row_sum *ou
 			sum->num_terms += moeep_ll_record_terms(
 				&c->own, handle->recv_base[ranks[i]] + s->recv_cursor[ranks[i]]++,
 				&out->terms[sum->num_terms]);
-		} else if (entry->place.region != 0) {
+		} else if (entry->place.region != 0 && !moeep_is_remote(c->buffer, ranks[i])) {
 			sum->num_terms += direct_terms(c, ranks[i], entry, token,
 						       &out->terms[sum->num_terms]);
 		} else {
 			out->terms[sum->num_terms++] = (struct moeep_term){
-				.row = moeep_ll_partial(c->buffer, entry, c->buffer->geo.rank,
+				.row = moeep_ll_partial(c->buffer, entry, lane_at(c, ranks[i]),
 							s->recv_cursor[ranks[i]]++,
 							c->partial_bytes),
 				.dtype = c->partial,
@@ -170,7 +179,7 @@ static int open_entries(struct combine *c, int *lost_at)
 		if (entry->overflow) {
 			*lost_at = rank;
 		}
-		if (entry->place.region != 0) {
+		if (entry->place.region != 0 && !moeep_is_remote(buffer, rank)) {
 			rc = open_direct(c, rank, entry);
 		}
 	}

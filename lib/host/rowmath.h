@@ -20,11 +20,12 @@ struct moeep_term {
 	int32_t dtype; /* BF16, FP16 or FP32 */
 	bool weighted;
 	bool group_end; /* last term of its group */
+	bool node_end;	/* last term of its node; none in the whole sum: there is one node */
 };
 
 struct moeep_sum {
-	const struct moeep_term
-		*terms; /* groups are summed first, in order, then over groups, in order */
+	const struct moeep_term *terms; /* groups are summed first, in order, then the groups of
+					   each node, in order, then over nodes, in order */
 	int num_terms;
 	int32_t group_dtype; /* groups are rounded to it; 0: not rounded */
 	const void *bias;    /* of out_dtype, added last; may be NULL */
@@ -44,8 +45,8 @@ struct moeep_rowmath {
 	 */
 	void (*quantize)(const void *row, int32_t dtype, int64_t hidden, int32_t quant, uint8_t *q,
 			 void *scales);
-	/* Copy a row that is not read again soon here, past the caches; moeep_rowmath_fence() before
-	 * publishing. */
+	/* Copy a row that is not read again soon here, past the caches; moeep_rowmath_fence()
+	 * before publishing. */
 	void (*copy_stream)(void *to, const void *from, size_t bytes);
 };
 

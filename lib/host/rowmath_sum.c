@@ -38,6 +38,8 @@ struct plan {
 	int32_t dtypes[MAX_TERMS];
 	int ends[MAX_TERMS]; /* the term after each group */
 	bool rounds[MAX_TERMS];
+	bool nested;		   /* groups of a node are summed before they are added */
+	bool node_ends[MAX_TERMS]; /* of groups */
 };
 
 MOEEP_INLINE struct moeep_pair add(struct moeep_pair a, struct moeep_pair b)
@@ -86,10 +88,11 @@ MOEEP_INLINE void sum_flat(const struct plan *plan, int terms, int32_t dtype)
 	}
 }
 
-MOEEP_INLINE void sum_groups(const struct plan *plan, int32_t dtype)
+MOEEP_INLINE void sum_groups(const struct plan *plan, int32_t dtype, bool nested)
 {
 	for (int64_t at = plan->from; at < plan->to; at += PAIR) {
-		struct moeep_pair total = {{0}, {0}};
+		struct moeep_pair total = {{0}, {0}}, node = {{0}, {0}};
+		bool first_node = true, first_group = true;
 		int t = 0;
 
 		for (int g = 0; g < plan->num_groups; g++) {
@@ -102,7 +105,16 @@ MOEEP_INLINE void sum_groups(const struct plan *plan, int32_t dtype)
 				group = round_pair(group, dtype != 0 ? dtype : plan->group_dtype,
 						   dtype != MOEEP_BF16);
 			}
-			total = g == 0 ? group : add(total, group);
+			if (!nested) {
+				total = g == 0 ? group : add(total, group);
+				continue;
+			}
+			node = first_group ? group : add(node, group);
+			first_group = plan->node_ends[g];
+			if (first_group) {
+				total = first_node ? node : add(total, node);
+				first_node = false;
+			}
 		}
 		put_at(plan, at, total, dtype);
 	}
@@ -110,8 +122,12 @@ MOEEP_INLINE void sum_groups(const struct plan *plan, int32_t dtype)
 
 MOEEP_INLINE void sum_until(const struct plan *plan, int32_t dtype)
 {
+	if (plan->nested) {
+		sum_groups(plan, dtype, true);
+		return;
+	}
 	if (!plan->flat) {
-		sum_groups(plan, dtype);
+		sum_groups(plan, dtype, false);
 		return;
 	}
 	switch (plan->num_terms) {
@@ -146,7 +162,7 @@ static void sum_planned(const struct plan *plan, int32_t dtype)
 		sum_until(plan, MOEEP_FP32);
 		break;
 	default:
-		sum_groups(plan, 0);
+		sum_groups(plan, 0, plan->nested);
 	}
 }
 
@@ -200,8 +216,24 @@ static void add_term(struct plan *plan, const struct moeep_term *term)
 		/* A lone row of the dtype that it would be rounded to is what it is. */
 		plan->rounds[g] = plan->group_dtype != 0 && plan->group_dtype != MOEEP_FP32 &&
 				  (t > first || term->weighted || term->dtype != plan->group_dtype);
+		plan->node_ends[g] = term->node_end;
 		plan->ends[plan->num_groups++] = t + 1;
 	}
+}
+
+/* Nodes matter where one that is not the first has several groups. */
+static bool is_nested(const struct plan *plan)
+{
+	bool first_node = true, first_group = true;
+
+	for (int g = 0; g < plan->num_groups; g++) {
+		if (!first_node && !first_group) {
+			return true;
+		}
+		first_group = plan->node_ends[g];
+		first_node &= !plan->node_ends[g];
+	}
+	return false;
 }
 
 /* Everything of one dtype? */
@@ -236,12 +268,15 @@ static void make_plan(struct plan *plan, const struct moeep_sum *sum)
 		plan->rounds[0] = false; /* the end of it is the same rounding */
 	}
 	if (sum->bias) {
-		struct moeep_term bias = {
-			.row = sum->bias, .dtype = sum->out_dtype, .group_end = true};
+		struct moeep_term bias = {.row = sum->bias,
+					  .dtype = sum->out_dtype,
+					  .group_end = true,
+					  .node_end = true};
 
 		add_term(plan, &bias);
 		plan->rounds[plan->num_groups - 1] = false;
 	}
+	plan->nested = is_nested(plan);
 	for (int g = 0; g < plan->num_groups; g++) {
 		plan->flat &=
 			!plan->rounds[g] && (g == 0 || plan->ends[g] == plan->ends[g - 1] + 1);

@@ -62,11 +62,12 @@ struct moeep_control {
 	/* First failure. Any rank may write it, once: NONE -> WRITING by compare-and-swap -> SET.
 	 */
 	_Alignas(MOEEP_CACHE_LINE) _Atomic uint32_t abort_state;
+	uint32_t reserved; /* the network writes whole words */
 	struct moeep_cause cause;
 
 	/* Written by this rank only. */
 	_Alignas(MOEEP_CACHE_LINE) _Atomic uint64_t barrier; /* flag word: barriers entered */
-	_Atomic uint32_t left;				     /* 1: this rank destroyed its comm */
+	_Atomic uint64_t left;				     /* 1: this rank destroyed its comm */
 	_Atomic uint64_t collective; /* flag word: collective calls entered, exchanges in the last
 				      */
 	struct moeep_calls calls[MOEEP_CALL_BUFFERS];

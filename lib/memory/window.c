@@ -53,6 +53,16 @@ struct moeep_window *moeep_window_find(uint64_t number)
 	return window;
 }
 
+struct moeep_window *moeep_window_ref(struct moeep_window *window)
+{
+	pthread_mutex_lock(&window_lock);
+	if (window) {
+		window->refs++;
+	}
+	pthread_mutex_unlock(&window_lock);
+	return window;
+}
+
 /* True if that was the last reference; it can then not be found any more. */
 static bool window_put(struct moeep_window *window)
 {

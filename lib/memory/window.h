@@ -44,6 +44,8 @@ int moeep_window_map(int fd, size_t bytes, struct moeep_window **window);
  * tell each other numbers, since a pointer may outlive what it points to.
  */
 struct moeep_window *moeep_window_find(uint64_t number);
+/* One more reference; gives the window. NULL stays NULL. */
+struct moeep_window *moeep_window_ref(struct moeep_window *window);
 /* NULL is a no-op. */
 void moeep_window_unref(struct moeep_window *window);
 

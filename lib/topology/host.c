@@ -37,16 +37,17 @@ int moeep_identity_get(const struct moeep_settings *settings, struct moeep_ident
 	struct moeep_identity id = {.wire_version = MOEEP_WIRE_VERSION, .pid = getpid()};
 	struct stat status;
 	uint64_t random[2];
-	int rc;
+	int rc = read_boot_id(id.machine, sizeof(id.machine));
 
 	if (settings->host_id[0] != '\0') {
 		snprintf(id.host_id, sizeof(id.host_id), "%s", settings->host_id);
+	} else if (rc != MOEEP_OK) {
+		return rc;
 	} else {
-		rc = read_boot_id(id.host_id, sizeof(id.host_id));
-		if (rc != MOEEP_OK) {
-			return rc;
-		}
+		snprintf(id.host_id, sizeof(id.host_id), "%s", id.machine);
 	}
+	id.hybrid_off = settings->hybrid == MOEEP_HYBRID_OFF;
+	id.transport = settings->transport;
 	if (gethostname(id.host_name, sizeof(id.host_name) - 1) != 0) {
 		snprintf(id.host_name, sizeof(id.host_name), "unknown");
 	}
@@ -65,11 +66,17 @@ int moeep_identity_get(const struct moeep_settings *settings, struct moeep_ident
 	return MOEEP_OK;
 }
 
+bool moeep_identity_same_machine(const struct moeep_identity *a, const struct moeep_identity *b)
+{
+	return a->machine[0] != '\0' && b->machine[0] != '\0' ? strcmp(a->machine, b->machine) == 0
+							      : strcmp(a->host_id, b->host_id) == 0;
+}
+
 bool moeep_identity_same_process(const struct moeep_identity *a, const struct moeep_identity *b)
 {
 	/* Without a namespace id equal pids prove nothing. */
 	return a->pid == b->pid && a->pid_namespace != 0 && a->pid_namespace == b->pid_namespace &&
-	       strcmp(a->host_id, b->host_id) == 0;
+	       moeep_identity_same_machine(a, b);
 }
 
 uint64_t moeep_host_cache_bytes(void)

@@ -3,7 +3,7 @@
 # The kernels without a GPU: the tests of operations with a driver that runs kernels on CPUs, see
 # t/cuda/emulate/machine.h. What only a GPU shows, memory order above all, it does not show.
 . "${abs_top_srcdir:=$(cd "$(dirname "$0")/../.." && pwd)}/t/tap-functions.sh"
-. "$abs_top_srcdir/t/cuda/ops.sh"
+. "$abs_top_srcdir/t/ops-functions.sh"
 
 driver=$abs_top_builddir/t/cuda/.libs/emulated_driver.so
 [ -e "$driver" ]

@@ -271,7 +271,7 @@ static void check(int num_ranks, int row_layout, int quant, uint64_t initial_epo
 
 int main(void)
 {
-	/* By hand; t/cuda/ops.sh says it. */
+	/* By hand; t/ops-functions.sh says it. */
 	setenv("MOEEP_TEST_CUDA", "threads", 0);
 	ranks_begin();
 	for (int i = 0; i < op_num_sizes && op_sizes[i] <= 8; i++) {

@@ -4,7 +4,7 @@
 # processes. Each of them starts the driver and makes a context, so the long variants are left out unless
 # MOEEP_TEST_QUICK=0 asks for them.
 . "${abs_top_srcdir:=$(cd "$(dirname "$0")/../.." && pwd)}/t/tap-functions.sh"
-. "$abs_top_srcdir/t/cuda/ops.sh"
+. "$abs_top_srcdir/t/ops-functions.sh"
 
 MOEEP_TEST_QUICK=${MOEEP_TEST_QUICK:-1}
 # Each pins it, which takes most of their time.

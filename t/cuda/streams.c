@@ -408,7 +408,7 @@ int main(void)
 	};
 	static struct set set;
 
-	/* By hand; t/cuda/ops.sh says it. */
+	/* By hand; t/ops-functions.sh says it. */
 	setenv("MOEEP_TEST_CUDA", "threads", 0);
 	ranks_begin();
 	for (int i = 0; i < op_num_sizes && op_sizes[i] <= 8; i++) {

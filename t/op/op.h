@@ -53,6 +53,7 @@ struct op_spec {
 
 struct op_inputs {
 	struct oracle_group group;
+	int nodes[OP_RANKS]; /* of the group */
 	struct oracle_input input[OP_RANKS];
 };
 

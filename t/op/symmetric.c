@@ -177,7 +177,9 @@ static int blocks_body(int rank, moeep_comm_t *comm, void *arg)
 
 static int registered_body(int rank, moeep_comm_t *comm, void *arg)
 {
-	bool threads = *(const bool *)arg;
+	int nodes[RANKS_MAX];
+	/* A rank that is alone on its node shares with nobody. */
+	bool threads = *(const bool *)arg || ranks_nodes(3, nodes) == 3;
 	size_t bytes = 10000 + (size_t)rank * 16;
 	char *own = util_alloc(bytes);
 

@@ -32,6 +32,28 @@ static inline void mutant_publish(moeep_flag_t *flag, uint64_t word)
 	atomic_store_explicit(flag, word, memory_order_relaxed);
 }
 
+/* As moeep_publish() on one node. */
+static inline void mutant_send(const struct moeep_buffer *buffer, moeep_flag_t *flag, uint64_t word,
+			       int reader)
+{
+	(void)buffer;
+	(void)reader;
+	mutant_publish(flag, word);
+}
+
+/* As moeep_comm_publish() on one node: without order, or without waking anybody. */
+static inline void mutant_comm_publish(struct moeep_comm *comm, moeep_flag_t *flag, uint64_t word)
+{
+	mutant_publish(flag, word);
+	moeep_wait_wake_all(comm);
+}
+
+static inline void mutant_comm_silent(struct moeep_comm *comm, moeep_flag_t *flag, uint64_t word)
+{
+	(void)comm;
+	moeep_flag_publish(flag, word);
+}
+
 static inline uint64_t mutant_get(const moeep_flag_t *flag)
 {
 	return atomic_load_explicit((moeep_flag_t *)flag, memory_order_relaxed);

@@ -172,7 +172,7 @@ static void test_names(void)
 		{MOEEP_INT64, 8, "int64"},
 	};
 
-	test_distinct("results", moeep_strerror, MOEEP_ERR_RENDEZVOUS, MOEEP_OK);
+	test_distinct("results", moeep_strerror, MOEEP_ERR_NETWORK, MOEEP_OK);
 	test_distinct("dtypes", moeep_dtype_name, MOEEP_DTYPE_DEFAULT, MOEEP_INT64);
 	test_distinct("operations", moeep_op_name, MOEEP_OP_NONE, MOEEP_OP_LL_COMBINE_RECV);
 	test_distinct("transports", moeep_transport_name, MOEEP_TRANSPORT_NONE,

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=sh disable=SC2154
-# What t/cuda/ops-threads.t and t/cuda/ops-processes.t share: the operations' programs on CUDA.
+# The operations' programs, run again from another script: on CUDA (t/cuda/ops-threads.t,
+# ops-processes.t), or with ranks on several nodes (t/op/nodes.t).
 
 # More than any of them needs; what hangs past its own limits fails by this one.
 ops_limit=300
 
 # ops_run MODE NAME: t/NAME.t with MOEEP_TEST_CUDA=MODE. Its checks become this script's, each
-# with the program's name in front; one more says that it came to its end.
+# with $ops_label and the program's name in front; one more says that it came to its end.
+ops_label=
 ops_run()
 {
 	{
@@ -14,7 +16,7 @@ ops_run()
 		MOEEP_TEST_CUDA=$1 timeout -k 20 "$ops_limit" "$abs_top_builddir/t/$2.t" ||
 			ops_rc=$?
 		echo "ops_run: $ops_rc"
-	} | awk -v name="${2#*/}" -v limit="$ops_limit" -v count="$tap_count" -v failed="$tap_failed" \
+	} | awk -v name="$ops_label${2#*/}" -v limit="$ops_limit" -v count="$tap_count" -v failed="$tap_failed" \
 		-v result="$tap_dir/result" '
 	function check(passed, text) {
 		count++
