@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "t/device.h"
+#include "t/nodes.h"
 #include "t/tap.h"
 
 #define DEFAULT_LIMIT_S	   100
@@ -60,57 +61,9 @@ static _Thread_local struct slot *my_slot;
 static _Thread_local moeep_comm_t *const *my_comms;
 static _Thread_local moeep_event_t *my_event;
 
-/* The node of a rank, as MOEEP_TEST_NODES deals them; numbers may have gaps. */
-static int dealt_node(const char *text, int rank, int num_ranks)
-{
-	const char *number = strchr(text, ' ');
-	int n = number ? atoi(number) : 0, node = 0;
-
-	if (n < 1) {
-		tap_bail("MOEEP_TEST_NODES is \"%s\"", text);
-	}
-	if (!strncmp(text, "block ", 6)) {
-		return rank * n / num_ranks;
-	}
-	if (!strncmp(text, "cyclic ", 7)) {
-		return rank % n;
-	}
-	/* Ranks past the end of the list are of its last node. */
-	while (rank >= n && strchr(number, ',')) {
-		rank -= n;
-		number = strchr(number, ',') + 1;
-		n = atoi(number);
-		node++;
-	}
-	return node;
-}
-
-int ranks_nodes(int num_ranks, int *nodes)
-{
-	const char *text = getenv("MOEEP_TEST_NODES");
-	int count = 0;
-
-	for (int rank = 0; rank < num_ranks; rank++) {
-		nodes[rank] = count;
-		for (int before = 0; before < rank && text; before++) {
-			if (dealt_node(text, before, num_ranks) ==
-			    dealt_node(text, rank, num_ranks)) {
-				nodes[rank] = nodes[before];
-			}
-		}
-		if (!text) {
-			nodes[rank] = 0;
-		}
-		count += nodes[rank] == count;
-	}
-	return count;
-}
-
 void ranks_begin(void)
 {
-	if (getenv("MOEEP_TEST_NODES")) {
-		setenv("MOEEP_TRANSPORT", "emulated", 1);
-	}
+	nodes_begin();
 	if (device_mode() != DEVICE_NONE) {
 		const char *reason;
 		int count = device_count(&reason);
@@ -192,13 +145,11 @@ static void rank_main(struct run *run, int rank)
 		.timeout_ms = config->timeout_ms ? config->timeout_ms : DEFAULT_TIMEOUT_MS,
 		.host_id = config->host_ids ? config->host_ids[rank] : NULL,
 	};
-	int nodes[RANKS_MAX];
-	char host[32];
+	char host[NODES_HOST_BYTES];
 	bool failed = false;
 
-	if (!config->host_ids && ranks_nodes(config->num_ranks, nodes) > 1) {
-		snprintf(host, sizeof(host), "host %d", nodes[rank]);
-		comm_config.host_id = host;
+	if (!config->host_ids) {
+		comm_config.host_id = nodes_host(rank, config->num_ranks, host);
 	}
 
 	my_slot = &run->slot[rank];

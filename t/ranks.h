@@ -46,13 +46,6 @@ bool ranks_run_at(const char *file, int line, const struct ranks_config *config,
 /* First in a program: ends it where MOEEP_TEST_CUDA (t/device.h) asks for what is not there. */
 void ranks_begin(void);
 
-/*
- * MOEEP_TEST_NODES makes several hosts of this one, joined by the emulated network: "block 2" and
- * "cyclic 2" deal ranks to so many nodes, "sizes 1,2,5" has nodes of that many ranks. Fills in the
- * number of each rank's node, by their lowest ranks; all 0 without it. The count of nodes.
- */
-int ranks_nodes(int num_ranks, int *nodes);
-
 /* What a run does that asks for processes or for threads: MOEEP_TEST_CUDA decides if it is set. */
 bool ranks_forked(bool processes);
 

@@ -132,6 +132,18 @@ int moeep_boot_lost(struct moeep_boot *boot)
 	return boot->ops->lost(boot);
 }
 
+void moeep_boot_tell(struct moeep_boot *boot, int result, const char *text)
+{
+	if (boot->ops->tell) {
+		boot->ops->tell(boot, result, text);
+	}
+}
+
+bool moeep_boot_heard(struct moeep_boot *boot, struct moeep_boot_news *news)
+{
+	return boot->ops->heard && boot->ops->heard(boot, news);
+}
+
 void moeep_boot_close(struct moeep_boot *boot)
 {
 	if (boot) {

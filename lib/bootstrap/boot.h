@@ -6,6 +6,8 @@
 #ifndef MOEEP_BOOTSTRAP_BOOT_H
 #define MOEEP_BOOTSTRAP_BOOT_H
 
+#include <stdbool.h>
+
 #include <moeep/moeep.h>
 
 struct moeep_boot;
@@ -27,6 +29,21 @@ int moeep_boot_allgather(struct moeep_boot *boot, const void *send, void *recv, 
  * for in vain; or -1. Never blocks. A rank that left by moeep_boot_close() is not lost.
  */
 int moeep_boot_lost(struct moeep_boot *boot);
+
+/* What a rank told all others. */
+struct moeep_boot_news {
+	int result;
+	int rank; /* who told it */
+	char text[240];
+};
+
+/*
+ * Tell all ranks that the group has failed, past whatever else joins them, and hear of it. Any
+ * thread; tell may wait a little, heard never does. Nothing comes of it over the caller's
+ * functions, nor while an exchange is under way here.
+ */
+void moeep_boot_tell(struct moeep_boot *boot, int result, const char *text);
+bool moeep_boot_heard(struct moeep_boot *boot, struct moeep_boot_news *news);
 
 /* Say good-bye and free. NULL is a no-op. */
 void moeep_boot_close(struct moeep_boot *boot);

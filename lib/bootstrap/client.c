@@ -17,6 +17,7 @@
  */
 #define GRACE_MS   500
 #define GOODBYE_MS 300
+#define TELL_MS	   200
 
 static void client_break(struct moeep_client *client, int result, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -166,6 +167,9 @@ int moeep_client_notice(struct moeep_client *client)
 		client->round++;
 		return moeep_fail(failure->result, "%s", failure->text);
 	}
+	if (failure->lost <= -2 && client->result == MOEEP_OK) {
+		client->teller = -2 - failure->lost;
+	}
 	client_break(client, failure->result, "%s", failure->text);
 	if (failure->lost >= 0 && failure->lost < client->base.num_ranks) {
 		client_lose(client, failure->lost);
@@ -196,6 +200,10 @@ static int send_gather(struct moeep_client *client, const void *send, size_t byt
 	size_t done = 0;
 	int rc;
 
+	if (client->mid_message) {
+		errno = EPIPE;
+		return MOEEP_SOCKET_ENDED;
+	}
 	client->mid_message = true;
 	rc = moeep_socket_send(client->fd, &head, sizeof(head), &done,
 			       moeep_client_grace(deadline));
@@ -244,7 +252,9 @@ static int client_exchange(struct moeep_client *client, const void *send, void *
 	if (client->result) {
 		return moeep_client_fail(client);
 	}
+	pthread_mutex_lock(&client->send_lock);
 	rc = send_gather(client, send, bytes, deadline);
+	pthread_mutex_unlock(&client->send_lock);
 	if (rc == MOEEP_SOCKET_LATE) {
 		moeep_client_ended(client, rc);
 		return moeep_client_fail(client);
@@ -264,6 +274,32 @@ static int client_exchange(struct moeep_client *client, const void *send, void *
 			return rc;
 		}
 	}
+}
+
+static void client_tell(struct moeep_boot *boot, int result, const char *text)
+{
+	struct moeep_client *client = (struct moeep_client *)boot;
+	struct {
+		struct moeep_boot_header header;
+		struct moeep_boot_failure failure;
+	} message = {
+		.header = {.magic = MOEEP_BOOT_MAGIC,
+			   .version = MOEEP_BOOT_VERSION,
+			   .type = MOEEP_BOOT_TELL,
+			   .length = sizeof(message.failure)},
+		.failure = {.result = result, .lost = -1},
+	};
+	size_t done = 0;
+
+	snprintf(message.failure.text, sizeof(message.failure.text), "%s", text);
+	/* Not the other lock: a thread may be in an exchange that comes to no end without this. */
+	pthread_mutex_lock(&client->send_lock);
+	if (!client->mid_message) {
+		client->mid_message =
+			moeep_socket_send(client->fd, &message, sizeof(message), &done,
+					  moeep_socket_deadline(TELL_MS)) != MOEEP_SOCKET_DONE;
+	}
+	pthread_mutex_unlock(&client->send_lock);
 }
 
 static int client_allgather(struct moeep_boot *boot, const void *send, void *recv, size_t bytes,
@@ -302,12 +338,31 @@ static int client_lost(struct moeep_boot *boot)
 	return atomic_load_explicit(&client->lost, memory_order_acquire);
 }
 
+static bool client_heard(struct moeep_boot *boot, struct moeep_boot_news *news)
+{
+	struct moeep_client *client = (struct moeep_client *)boot;
+	bool heard = false;
+
+	(void)client_lost(boot); /* reads what has come */
+	if (pthread_mutex_trylock(&client->lock) == 0) {
+		heard = client->result != MOEEP_OK && client->teller >= 0;
+		if (heard) {
+			news->result = client->result;
+			news->rank = client->teller;
+			snprintf(news->text, sizeof(news->text), "%.239s", client->text);
+		}
+		pthread_mutex_unlock(&client->lock);
+	}
+	return heard;
+}
+
 void moeep_client_free(struct moeep_client *client)
 {
 	if (client->fd >= 0) {
 		close(client->fd);
 	}
 	pthread_mutex_destroy(&client->lock);
+	pthread_mutex_destroy(&client->send_lock);
 	free(client);
 }
 
@@ -341,5 +396,7 @@ static void client_close(struct moeep_boot *boot)
 const struct moeep_boot_ops moeep_client_ops = {
 	.allgather = client_allgather,
 	.lost = client_lost,
+	.tell = client_tell,
+	.heard = client_heard,
 	.close = client_close,
 };

@@ -17,7 +17,8 @@
 struct moeep_client {
 	struct moeep_boot base;
 	char address[MOEEP_SOCKET_TEXT];
-	_Atomic int lost; /* set once, under the lock; read without it */
+	_Atomic int lost;	   /* set once, under the lock; read without it */
+	pthread_mutex_t send_lock; /* of sending, and mid_message; taken inside of lock */
 	/* Of everything below. An exchange holds it to its end. */
 	pthread_mutex_t lock;
 	int fd;
@@ -25,6 +26,7 @@ struct moeep_client {
 	uint64_t round;	  /* the next exchange */
 	int result;	  /* why there can be no further exchange, or MOEEP_OK */
 	bool hub_ended;	  /* nothing more comes */
+	int teller;	  /* rank that told result, or -1 */
 	bool mid_message; /* a message was sent in part: nothing can follow */
 	bool silent;	  /* the hub does not answer: it may be stopped */
 	char text[256];	  /* detail of result */

@@ -122,6 +122,10 @@ static int body_bytes(const struct moeep_hub_conn *conn)
 	if (header->type == MOEEP_BOOT_BYE && header->length == 0) {
 		return 0;
 	}
+	if (header->type == MOEEP_BOOT_TELL &&
+	    header->length == sizeof(struct moeep_boot_failure)) {
+		return sizeof(struct moeep_boot_failure);
+	}
 	if (header->type == MOEEP_BOOT_GATHER &&
 	    header->length >= sizeof(struct moeep_boot_gather) &&
 	    header->length <= sizeof(struct moeep_boot_gather) + MOEEP_BOOT_MAX_BYTES) {
@@ -151,6 +155,11 @@ static void stage_end(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 		if (conn->header.type == MOEEP_BOOT_BYE) {
 			moeep_hub_leave(hub, conn);
 			conn->dead = true;
+			return;
+		}
+		if (conn->header.type == MOEEP_BOOT_TELL) {
+			stage_begin(conn, MOEEP_HUB_HEADER);
+			moeep_hub_told(hub, conn);
 			return;
 		}
 		if (conn->header.type == MOEEP_BOOT_JOIN) {

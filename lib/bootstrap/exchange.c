@@ -326,6 +326,14 @@ void moeep_hub_leave(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 	}
 }
 
+void moeep_hub_told(struct moeep_hub *hub, const struct moeep_hub_conn *conn)
+{
+	const struct moeep_boot_failure *told = &conn->body.told;
+
+	group_fail(hub, told->result < 0 ? told->result : MOEEP_ERR_ABORTED, -2 - conn->rank,
+		   "%.*s", (int)sizeof(told->text) - 1, told->text);
+}
+
 void moeep_hub_lose(struct moeep_hub *hub, int rank)
 {
 	rank_gone(hub, rank);

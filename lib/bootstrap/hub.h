@@ -50,6 +50,7 @@ struct moeep_hub_conn {
 	union {
 		struct moeep_boot_join join;
 		struct moeep_boot_gather gather;
+		struct moeep_boot_failure told;
 	} body;
 	unsigned char *blob_into; /* NULL: read and forgotten */
 };
@@ -141,6 +142,8 @@ bool moeep_hub_gather(struct moeep_hub *hub, struct moeep_hub_conn *conn);
 void moeep_hub_gathered(struct moeep_hub *hub, struct moeep_hub_conn *conn);
 /* A BYE came in. */
 void moeep_hub_leave(struct moeep_hub *hub, struct moeep_hub_conn *conn);
+/* A TELL came in. */
+void moeep_hub_told(struct moeep_hub *hub, const struct moeep_hub_conn *conn);
 /* The connection of a rank ended without one. */
 void moeep_hub_lose(struct moeep_hub *hub, int rank);
 /* Fail what has taken too long; returns the time of the next deadline. */

@@ -3,6 +3,8 @@
 #ifndef MOEEP_BOOTSTRAP_OPS_H
 #define MOEEP_BOOTSTRAP_OPS_H
 
+#include <stdbool.h>
+
 #include <moeep/moeep.h>
 
 #include "bootstrap/boot.h"
@@ -12,6 +14,9 @@ struct moeep_boot_ops {
 	int (*allgather)(struct moeep_boot *boot, const void *send, void *recv, size_t bytes,
 			 uint32_t timeout_ms);
 	int (*lost)(struct moeep_boot *boot);
+	/* May be NULL: it has no way to tell. */
+	void (*tell)(struct moeep_boot *boot, int result, const char *text);
+	bool (*heard)(struct moeep_boot *boot, struct moeep_boot_news *news);
 	void (*close)(struct moeep_boot *boot);
 };
 

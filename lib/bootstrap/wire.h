@@ -10,6 +10,7 @@
  *	hub  -> rank	JOINED	once all ranks are in; FAILURE if that cannot be
  *	rank -> hub	GATHER	one exchange: the rank's bytes
  *	hub  -> rank	GATHERED the bytes of all ranks
+ *	rank -> hub	TELL	the group has failed: a FAILURE for all ranks
  *	rank -> hub	BYE	it leaves; the hub closes the connection
  *
  * The hub may send a FAILURE between any two of its messages. Integers are little-endian.
@@ -20,7 +21,7 @@
 #include <assert.h>
 #include <stdint.h>
 
-#define MOEEP_BOOT_VERSION   1
+#define MOEEP_BOOT_VERSION   2
 #define MOEEP_BOOT_MAX_RANKS 4096
 /* Most bytes that a rank may give to one exchange. */
 #define MOEEP_BOOT_MAX_BYTES	(UINT64_C(64) << 20)
@@ -58,7 +59,8 @@ enum {
 	MOEEP_BOOT_GATHERED = 5,
 	MOEEP_BOOT_FAILURE = 6,
 	MOEEP_BOOT_BYE = 7,
-	MOEEP_BOOT_WELCOME = 8
+	MOEEP_BOOT_WELCOME = 8,
+	MOEEP_BOOT_TELL = 9 /* struct moeep_boot_failure, of which result and text count */
 };
 
 /* Starts every message. */
@@ -133,7 +135,8 @@ static_assert(sizeof(struct moeep_boot_gathered) == 16, "on the wire");
 struct moeep_boot_failure {
 	uint64_t round; /* the exchange that failed; 0: the whole group, for good */
 	int32_t result;
-	int32_t lost; /* rank whose connection ended, or the first that did not come; or -1 */
+	int32_t lost; /* rank whose connection ended, or the first that did not come; or -1;
+			 told by a rank: -2 - rank */
 	char text[240];
 };
 static_assert(sizeof(struct moeep_boot_failure) == 256, "on the wire");

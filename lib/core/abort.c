@@ -111,6 +111,20 @@ void moeep_comm_adopt(struct moeep_comm *comm)
 	}
 }
 
+void moeep_comm_hear(struct moeep_comm *comm)
+{
+	struct moeep_cause cause = {.peer = -1};
+	struct moeep_boot_news news;
+
+	moeep_comm_adopt(comm);
+	if (comm->net && moeep_boot_heard(comm->boot, &news)) {
+		cause.result = news.result;
+		cause.rank = news.rank;
+		snprintf(cause.message, sizeof(cause.message), "%.159s", news.text);
+		spread(comm, &cause);
+	}
+}
+
 int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause)
 {
 	struct moeep_cause first = *cause;
@@ -118,6 +132,8 @@ int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause)
 	spread(comm, &first);
 	if (comm->net) {
 		moeep_net_tell_cause(comm->net);
+		/* Where that way is what failed, there is the rendezvous. */
+		moeep_boot_tell(comm->boot, first.result, first.message);
 	}
 	moeep_log(&comm->log, MOEEP_LOG_ERROR, "%s: %s", moeep_strerror(first.result),
 		  first.message);

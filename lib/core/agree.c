@@ -81,6 +81,7 @@ static int out_of_step(struct moeep_comm *comm, int result)
 static int gather(struct moeep_comm *comm, const void *mine, void *all, size_t bytes,
 		  uint32_t timeout_ms)
 {
+	char detail[256];
 	int rc;
 
 	if (comm->collective != MOEEP_OP_COMM_CREATE) {
@@ -90,6 +91,15 @@ static int gather(struct moeep_comm *comm, const void *mine, void *all, size_t b
 				   moeep_flag_word(comm->collective_epoch, comm->collective_step));
 	}
 	rc = moeep_boot_allgather(comm->boot, mine, all, bytes, timeout_ms);
+	snprintf(detail, sizeof(detail), "%s", rc != MOEEP_OK ? moeep_error_detail() : "");
+	if (rc != MOEEP_OK && comm->net && comm->collective != MOEEP_OP_COMM_CREATE) {
+		/* What failed it may be a failure that was told. */
+		moeep_comm_hear(comm);
+		if (moeep_comm_check(comm) != MOEEP_OK) {
+			return moeep_comm_check(comm);
+		}
+		(void)moeep_fail(rc, "%s", detail);
+	}
 	return is_out_of_step(rc) ? out_of_step(comm, rc) : rc;
 }
 

@@ -412,9 +412,10 @@ int moeep_comm_destroy(moeep_comm_t *comm)
 		moeep_cuda_unwatch(comm);
 	}
 	/* Says that the end of file to come is no accident; pairs with moeep_comm_find_lost(). */
-	moeep_comm_publish(comm, &moeep_comm_control(comm)->left, 1);
 	if (comm->net) {
 		moeep_comm_part(comm);
+	} else {
+		moeep_comm_publish(comm, &moeep_comm_control(comm)->left, 1);
 	}
 	moeep_region_free_all(comm);
 	comm_free(comm);

@@ -142,6 +142,8 @@ int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause);
 
 /* If a failure of another node's ranks has been heard, make it this node's. */
 void moeep_comm_adopt(struct moeep_comm *comm);
+/* The same, and of what was told over the rendezvous. Slow path of waits. */
+void moeep_comm_hear(struct moeep_comm *comm);
 
 /*
  * Look whether any peer is gone; one that has left in order counts only if it is waited for.

@@ -53,11 +53,17 @@ void moeep_comm_part(struct moeep_comm *comm)
 {
 	struct part_wait arg = {.comm = comm};
 	struct moeep_wait wait;
-	int rc = moeep_comm_check(comm);
 
-	if (rc == MOEEP_OK) {
+	if (moeep_comm_check(comm) == MOEEP_OK) {
+		moeep_comm_publish(comm, &moeep_comm_control(comm)->left, 1);
 		moeep_wait_begin(&wait, comm, MOEEP_OP_NONE, 0);
-		rc = moeep_wait_until(&wait, all_left, &arg);
+		(void)moeep_wait_until(&wait, all_left, &arg);
+	}
+	if (moeep_comm_check(comm) != MOEEP_OK) {
+		/* That it leaves is said on this node only: others might take it for the cause. */
+		moeep_flag_publish(&moeep_comm_control(comm)->left, 1);
+		moeep_wait_wake_all(comm);
+		moeep_net_tell_cause(comm->net);
 	}
 	(void)moeep_net_flush(comm->net, FAREWELL_MS);
 }

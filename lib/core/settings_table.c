@@ -103,7 +103,7 @@ const struct moeep_setting moeep_setting_table[] = {
 	{"MOEEP_NUM_PROXIES", "", "auto", "threads of each rank that hand requests to the network",
 	 proxies_words, 1, 64, OFFSET(num_proxies), MOEEP_KIND_INT},
 	{"MOEEP_EMULATED_NIC", "", "",
-	 "the emulated network: latency=US,jitter=US,bandwidth=MB/s,fail=N,seed=N, each optional",
+	 "the emulated network: latency=US,jitter=US,bandwidth=MB/s,fail=N,rank=R,seed=N",
 	 NULL, 0, LONGEST(emulated_nic), OFFSET(emulated_nic), MOEEP_KIND_TEXT},
 	{"MOEEP_ID", "", "",
 	 "id of the rendezvous where ranks meet, if the program names none; a secret", NULL, 0,

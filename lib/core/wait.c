@@ -164,7 +164,7 @@ static int check_bounds(const struct moeep_wait *wait, const struct moeep_pendin
 	bool left = false;
 	int lost;
 
-	moeep_comm_adopt(wait->comm);
+	moeep_comm_hear(wait->comm);
 	if (aborted(moeep_comm_control(wait->comm))) {
 		return moeep_comm_check(wait->comm);
 	}

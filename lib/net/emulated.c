@@ -9,7 +9,8 @@
  *	latency=US	a request takes effect that much after it was handed over
  *	jitter=US	and up to that much more, at random, anew for each request
  *	bandwidth=MB/s	of each channel
- *	fail=N		this rank's N-th request fails, and its channel with it
+ *	fail=N		a rank's N-th request fails, and its channel with it
+ *	rank=R		but only rank R's; else that of every rank
  *	seed=N		of the random numbers
  */
 #include "config.h"
@@ -30,6 +31,7 @@ struct emulated {
 	uint64_t jitter_ns;
 	uint64_t bandwidth; /* bytes per us; 0: any */
 	uint64_t fail;	    /* 0: none */
+	uint64_t rank;	    /* whose; UINT64_MAX: everybody's */
 	uint64_t seed;
 	_Atomic uint64_t count; /* requests of all channels */
 };
@@ -69,6 +71,7 @@ static int parse_property(struct emulated *e, const char **text)
 		{"jitter=", &e->jitter_ns, 1000},
 		{"bandwidth=", &e->bandwidth, 1},
 		{"fail=", &e->fail, 1},
+		{"rank=", &e->rank, 1},
 		{"seed=", &e->seed, 1},
 	};
 
@@ -93,7 +96,7 @@ static int parse_property(struct emulated *e, const char **text)
 	}
 	return moeep_fail(MOEEP_ERR_INVALID,
 			  "MOEEP_EMULATED_NIC: \"%.60s\" is none of latency=US, jitter=US, "
-			  "bandwidth=MB/s, fail=N, seed=N",
+			  "bandwidth=MB/s, fail=N, rank=R, seed=N",
 			  *text);
 }
 
@@ -104,8 +107,14 @@ static int emulated_open(struct moeep_net *net)
 	int rc = e ? MOEEP_OK : moeep_fail(MOEEP_ERR_NOMEM, "no memory for an emulated NIC");
 
 	net->state = e;
+	if (e) {
+		e->rank = UINT64_MAX;
+	}
 	while (rc == MOEEP_OK && *text) {
 		rc = parse_property(e, &text);
+	}
+	if (rc == MOEEP_OK && e->rank != UINT64_MAX && e->rank != (uint64_t)net->comm->rank) {
+		e->fail = 0;
 	}
 	for (int node = 0; node < net->comm->num_nodes && rc == MOEEP_OK; node++) {
 		struct moeep_channel *channel = &net->channels[node];

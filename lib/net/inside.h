@@ -21,9 +21,9 @@ struct moeep_channel {
 	int rank; /* the gate */
 	struct moeep_fifo fifo;
 	void *way; /* of the network */
-	/* Of the proxy: requests handed to the network, or given up. */
-	uint64_t posted;
-	enum moeep_telling telling;
+	/* Written by the proxy. */
+	_Atomic uint64_t posted;	    /* requests handed to the network, or given up */
+	_Atomic int telling;		    /* enum moeep_telling */
 	_Alignas(64) _Atomic uint64_t done; /* requests complete, or given up */
 	_Atomic uint64_t requests;
 	_Atomic uint64_t bytes;

@@ -273,6 +273,24 @@ void moeep_net_tell_cause(struct moeep_net *net)
 	}
 }
 
+/* Is something left to do that was queued when `queued` was the queue's end? */
+static bool is_busy(const struct moeep_net *net, const struct moeep_channel *channel,
+		    uint64_t queued)
+{
+	uint64_t done = atomic_load_explicit(&channel->done, memory_order_acquire);
+
+	if (atomic_load_explicit(&channel->broken, memory_order_acquire)) {
+		return false;
+	}
+	if (done < queued) {
+		return true;
+	}
+	/* A failure is told past the queue. */
+	return atomic_load_explicit(&net->telling, memory_order_acquire) &&
+	       (atomic_load_explicit(&channel->telling, memory_order_acquire) != MOEEP_TOLD ||
+		done < atomic_load_explicit(&channel->posted, memory_order_acquire));
+}
+
 bool moeep_net_flush(struct moeep_net *net, uint32_t timeout_ms)
 {
 	uint64_t end = timeout_ms == MOEEP_TIMEOUT_NONE
@@ -287,7 +305,7 @@ bool moeep_net_flush(struct moeep_net *net, uint32_t timeout_ms)
 			continue;
 		}
 		queued = atomic_load_explicit(&channel->fifo.head, memory_order_acquire);
-		while (atomic_load_explicit(&channel->done, memory_order_acquire) < queued) {
+		while (is_busy(net, channel, queued)) {
 			if (moeep_now_ns() >= end) {
 				return false;
 			}

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "t/fault/fault.h"
+#include "t/nodes.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -337,7 +338,9 @@ static int run_once(const struct fault_case *fault)
 
 bool fault_run(const struct fault_case *fault)
 {
-	int failures = run_once(fault);
+	int failures;
 
+	nodes_begin();
+	failures = run_once(fault);
 	return ok(failures == 0, "%s", fault->name);
 }

@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "t/fault/fault.h"
+#include "t/nodes.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +40,9 @@ int fault_join(struct fault_rank *r, int which, int rank, int num_ranks, uint32_
 		.backend = MOEEP_BACKEND_HOST,
 		.timeout_ms = timeout_ms,
 	};
+	char host[NODES_HOST_BYTES];
 
+	config.host_id = nodes_host(rank, num_ranks, host);
 	return moeep_comm_create(rank, num_ranks, &config, &r->comm);
 }
 

@@ -109,7 +109,7 @@ void op_inputs_make(struct op_inputs *inputs, const struct op_spec *spec)
 			},
 	};
 	inputs->group.input = inputs->input;
-	ranks_nodes(spec->num_ranks, inputs->nodes);
+	nodes_deal(spec->num_ranks, inputs->nodes);
 	inputs->group.node = inputs->nodes;
 	for (int r = 0; r < spec->num_ranks; r++) {
 		input_make(&inputs->input[r], &inputs->group, spec, r);

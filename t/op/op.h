@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "t/nodes.h"
 #include "t/oracle.h"
 #include "t/ranks.h"
 #include "t/tap.h"

@@ -179,7 +179,7 @@ static int registered_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	int nodes[RANKS_MAX];
 	/* A rank that is alone on its node shares with nobody. */
-	bool threads = *(const bool *)arg || ranks_nodes(3, nodes) == 3;
+	bool threads = *(const bool *)arg || nodes_deal(3, nodes) == 3;
 	size_t bytes = 10000 + (size_t)rank * 16;
 	char *own = util_alloc(bytes);
 
