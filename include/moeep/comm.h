@@ -136,7 +136,9 @@ MOEEP_API int moeep_comm_create(int rank, int num_ranks, const moeep_comm_config
 /*
  * Leave the group and free everything of it, symmetric memory included. Buffers and events must be
  * destroyed before (MOEEP_ERR_STATE if one is left). Does not wait for peers: what they still read
- * stays mapped on their side. NULL is a no-op.
+ * stays mapped on their side. With several hosts it waits until all ranks have called it, at most
+ * the time-out, and not in a group that has failed: what others tell each other may pass through
+ * this rank. NULL is a no-op.
  */
 MOEEP_API int moeep_comm_destroy(moeep_comm_t *comm);
 
@@ -147,7 +149,10 @@ MOEEP_API int moeep_comm_destroy(moeep_comm_t *comm);
  */
 MOEEP_API int moeep_comm_abort(moeep_comm_t *comm, const char *reason);
 
-/* The first failure that struck the group, as every rank sees it. */
+/*
+ * The first failure that struck the group, as every rank sees it. Of failures that ranks of several
+ * hosts notice at the same time, each host's ranks see their own.
+ */
 typedef struct moeep_error_report {
 	size_t size;
 	int32_t result;	   /* MOEEP_OK if the comm is sound */
@@ -212,6 +217,10 @@ typedef struct moeep_peer_info {
 	int64_t pid;	   /* in the peer's own namespace */
 	char host[64];	   /* host name, for people */
 	char reason[160];  /* why this transport and none that is faster */
+	/* Another host's: what this rank has handed to the network for it. A rank writes to one
+	 * rank of each other host, whose memory the others of that host read; those have 0. */
+	uint64_t network_requests;
+	uint64_t network_bytes;
 } moeep_peer_info_t;
 
 MOEEP_API int moeep_comm_query_peer(const moeep_comm_t *comm, int peer, moeep_peer_info_t *info);

@@ -62,6 +62,12 @@ int moeep_comm_query_peer(const moeep_comm_t *comm, int rank, moeep_peer_info_t 
 	own.local_rank = peer->local_rank;
 	own.transport = peer->transport;
 	own.pid = peer->id.pid;
+	if (comm->net && comm->gates[peer->node].rank == rank) {
+		struct moeep_net_count count = moeep_net_counted(comm->net, peer->node);
+
+		own.network_requests = count.requests;
+		own.network_bytes = count.bytes;
+	}
 	memcpy(own.host, peer->id.host_name, sizeof(own.host));
 	switch (peer->transport) {
 	case MOEEP_TRANSPORT_SELF:

@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "t/device.h"
-#include "t/op/op.h"
+#include "t/op/ht.h"
 
 /* Far more than they do until something happens. */
 #define ROUNDS 1000000
@@ -103,6 +103,67 @@ static void aborts(const char *nodes, int num_ranks, int victim)
 	check(nodes, num_ranks, "latency=500,jitter=500", &c);
 }
 
+/*
+ * Rows of this node's ranks go by memory: the network carries what other nodes want, to one rank of
+ * each. Every token goes to all ranks.
+ */
+static int counters_body(int rank, moeep_comm_t *comm, void *arg)
+{
+	const struct ht_case *c = arg;
+	const uint64_t row = (uint64_t)c->spec.hidden * 2, tokens = (uint64_t)c->spec.tokens[0];
+	moeep_comm_info_t info = {.size = sizeof(info)};
+	uint64_t before = 0, bytes = 0;
+	moeep_buffer_t *buffer = NULL;
+	moeep_handle_t *handle = NULL;
+	int gates = 0;
+
+	RANK_TRY(moeep_comm_query(comm, &info));
+	RANK_DO(ht_open(c, comm, &buffer, &handle));
+	for (int after = 0; after < 2; after++) {
+		bytes = 0;
+		gates = 0;
+		for (int r = 0; r < c->spec.num_ranks; r++) {
+			moeep_peer_info_t peer = {.size = sizeof(peer)};
+
+			RANK_TRY(moeep_comm_query_peer(comm, r, &peer));
+			bytes += peer.network_bytes;
+			gates += peer.network_requests > 0;
+			rank_check(peer.network_bytes == 0 || peer.node != info.node,
+				   "rank %d of this node: %llu bytes by the network", r,
+				   (unsigned long long)peer.network_bytes);
+		}
+		if (!after) {
+			before = bytes;
+			RANK_DO(ht_dispatch(c, rank, comm, buffer, handle, 0));
+			RANK_DO(ht_combine(c, rank, comm, buffer, handle));
+		}
+	}
+	rank_check(gates == info.num_nodes - 1, "%d ranks hear this one", gates);
+	bytes -= before;
+	/* A row out to the other node, and a sum back for each token of a rank there. */
+	rank_check(bytes >= 2 * tokens * row && bytes < 3 * tokens * row,
+		   "%llu bytes for %llu rows of %llu each way", (unsigned long long)bytes,
+		   (unsigned long long)tokens, (unsigned long long)row);
+	return ht_close(buffer, handle);
+}
+
+static void counters(void)
+{
+	struct ht_case c = {.spec = {.num_ranks = 16,
+				     .num_experts = 16,
+				     .topk = 16,
+				     .hidden = 1024,
+				     .routing = ROUTE_DISTINCT,
+				     .seed = op_seed()}};
+
+	setenv("MOEEP_TEST_NODES", "block 2", 1);
+	op_tokens(&c.spec, 40);
+	ht_case_make(&c);
+	ranks_run(&(struct ranks_config){.num_ranks = 16}, counters_body, &c,
+		  "2 nodes of 8: no byte of a node's own goes by the network");
+	ht_case_free(&c);
+}
+
 static int open_body(int rank, moeep_comm_t *comm, void *arg)
 {
 	(void)arg;
@@ -125,6 +186,7 @@ int main(void)
 	card_fails("block 2", 2, 0);
 	card_fails("sizes 1,2", 3, 2);
 	card_fails("cyclic 3", 5, 4);
+	counters();
 	aborts("block 2", 4, 3);
 	aborts("cyclic 3", 6, 1);
 	ranks_run(&good, open_body, NULL, "after all that: a group");
