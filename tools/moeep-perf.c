@@ -85,6 +85,9 @@ int main(int argc, char **argv)
 	if (options.threads) {
 		(void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
 	}
+	if (options.emulate_nodes) {
+		(void)setenv("MOEEP_TRANSPORT", "emulated", 1);
+	}
 	if (perf_gpus_choose(&options, &gpus)) {
 		return PERF_EXIT_FAILED;
 	}

@@ -289,7 +289,30 @@ out:
 	return rc;
 }
 
-/* The sum that a token must come to; scratch has room for two rows of floats and one of elements.
+/* Add a node's sum to that of the nodes before it, if it has one; `rank` is of the node. */
+static bool add_node(const struct check *c, int rank, bool node_any, bool any, float *node,
+		     float *sum)
+{
+	const struct perf_options *o = c->options;
+	int partial_dtype = o->partial_dtype ? o->partial_dtype : o->combine_dtype;
+
+	if (!node_any) {
+		return any;
+	}
+	for (int64_t h = 0; h < o->hidden; h++) {
+		if (perf_node(o, rank) != perf_node(o, c->rank)) {
+			float travels;
+
+			payload_from_float(&node[h], partial_dtype, 1, &travels);
+			payload_to_float(&travels, partial_dtype, 1, &node[h]);
+		}
+		sum[h] = any ? sum[h] + node[h] : node[h];
+	}
+	return true;
+}
+
+/*
+ * The sum that a token must come to; scratch has room for three rows of floats and one of elements.
  */
 static void combine_token(const struct check *c, bool ht, int64_t token, float *sum, float *scratch)
 {
@@ -299,13 +322,20 @@ static void combine_token(const struct check *c, bool ht, int64_t token, float *
 	int partial_dtype = o->partial_dtype ? o->partial_dtype : o->combine_dtype;
 	float *partial = scratch, *value = scratch + hidden;
 	void *row = scratch + 2 * hidden;
-	bool flat = is_flat(c, ht), any = false;
+	float *node = scratch + 3 * hidden;
+	bool flat = is_flat(c, ht), any = false, node_any = false;
 
 	for (int64_t h = 0; h < hidden; h++) {
 		sum[h] = 0;
 	}
 	for (int rank = 0; rank < r->shape.ranks; rank++) {
 		bool started = false;
+
+		/* HT sums each node first; what travels to another node is rounded. */
+		if (ht && rank > 0 && perf_node(o, rank) != perf_node(o, rank - 1)) {
+			any = add_node(c, rank - 1, node_any, any, node, sum);
+			node_any = false;
+		}
 
 		for (int k = 0; k < r->shape.topk; k++) {
 			int32_t expert = r->choice[from + k];
@@ -331,25 +361,26 @@ static void combine_token(const struct check *c, bool ht, int64_t token, float *
 			payload_to_float(row, partial_dtype, hidden, partial);
 		}
 		for (int64_t h = 0; h < hidden; h++) {
-			sum[h] = any ? sum[h] + partial[h] : partial[h];
+			node[h] = node_any ? node[h] + partial[h] : partial[h];
 		}
-		any = true;
+		node_any = true;
 	}
+	(void)add_node(c, r->shape.ranks - 1, node_any, any, node, sum);
 }
 
 int check_combine(const struct check *check, bool ht, const void *out)
 {
 	const struct perf_options *o = check->options;
 	int64_t row_bytes = perf_row_bytes(o, o->combine_dtype);
-	float *scratch = malloc((size_t)o->hidden * 5 * sizeof(*scratch));
+	float *scratch = malloc((size_t)o->hidden * 6 * sizeof(*scratch));
 
 	if (!scratch) {
 		return -1;
 	}
 	for (int64_t t = 0; t < routing_tokens(check->routing, check->variant, check->rank); t++) {
 		struct routing_row row = {t, check->rank, (int32_t)t, -1, -1};
-		float *sum = scratch + o->hidden * 3;
-		void *expected = scratch + o->hidden * 4;
+		float *sum = scratch + o->hidden * 4;
+		void *expected = scratch + o->hidden * 5;
 
 		combine_token(check, ht, t, sum, scratch);
 		payload_from_float(sum, o->combine_dtype, o->hidden, expected);

@@ -126,6 +126,9 @@ static void read_option(struct reader *r, int id, const char *text)
 	case OPT_BACKEND:
 		o->backend = read_word(r, text, backend_words);
 		break;
+	case OPT_EMULATE_NODES:
+		o->emulate_nodes = (int)read_int(r, text, 1, PERF_MAX_RANKS);
+		break;
 	case OPT_SMS:
 		o->sms = (int)read_int(r, text, 1, 4096);
 		break;
@@ -261,6 +264,19 @@ static int check_options(struct perf_options *o)
 	if (o->quant != MOEEP_QUANT_NONE && !(o->modes & MOEEP_MODE_LL)) {
 		fprintf(stderr, "moeep-perf: --quant is for LL, which --mode ht leaves out\n");
 		return -1;
+	}
+	if (o->emulate_nodes && o->backend > 0 && o->backend != MOEEP_BACKEND_HOST) {
+		fprintf(stderr, "moeep-perf: --emulate-nodes is for --backend host in this "
+				"release\n");
+		return -1;
+	}
+	if (o->emulate_nodes > o->ranks) {
+		fprintf(stderr, "moeep-perf: --emulate-nodes %d is more than the %d ranks\n",
+			o->emulate_nodes, o->ranks);
+		return -1;
+	}
+	if (o->emulate_nodes) {
+		o->backend = MOEEP_BACKEND_HOST;
 	}
 	if (o->combine_dtype == MOEEP_DTYPE_DEFAULT) {
 		o->combine_dtype = narrow ? MOEEP_BF16 : o->dtype;

@@ -38,6 +38,7 @@ struct perf_options {
 	bool ranks_given;
 	bool threads;
 	int backend;	   /* moeep_backend_t, -1: not given; host or CUDA once that is decided */
+	int emulate_nodes; /* "hosts" that the ranks are dealt to in blocks; 0: this one */
 	int sms;	   /* CUDA: of an operation; 0: the library's default */
 	int graph;	   /* CUDA: calls in a graph; 0: none */
 	bool compare_host; /* CUDA: every checked call is made with the host backend too */
@@ -99,6 +100,12 @@ static inline int64_t perf_warmup(const struct perf_options *o, unsigned mode)
 	bool few = mode == MOEEP_MODE_HT && o->backend != MOEEP_BACKEND_CUDA;
 
 	return o->warmup >= 0 ? o->warmup : few ? 2 : 10;
+}
+
+/* The "host" of a rank; they are numbered by their lowest ranks. */
+static inline int perf_node(const struct perf_options *o, int rank)
+{
+	return o->emulate_nodes ? rank * o->emulate_nodes / o->ranks : 0;
 }
 
 #endif

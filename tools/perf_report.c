@@ -194,6 +194,25 @@ static void text_creation(const struct perf_line *lines, int count)
 	}
 }
 
+/* By all ranks, from the first call to the last, checks and warm-up included. */
+static void text_network(const struct perf_run *run)
+{
+	struct perf_network all = {0};
+	char requests[HUMAN_TEXT], bytes[HUMAN_TEXT], own[HUMAN_TEXT];
+
+	if (!run->options->emulate_nodes) {
+		return;
+	}
+	for (int rank = 0; rank < run->options->ranks; rank++) {
+		all.requests += run->shared->network[rank].requests;
+		all.bytes += run->shared->network[rank].bytes;
+		all.own_bytes += run->shared->network[rank].own_bytes;
+	}
+	printf("Network between %d emulated nodes: %s requests, %s; to ranks of the own node %s.\n",
+	       run->options->emulate_nodes, human_count(all.requests, requests),
+	       human_bytes(all.bytes, bytes), human_bytes(all.own_bytes, own));
+}
+
 static void report_text(const struct perf_run *run, const struct perf_line *lines, int count,
 			uint64_t values, uint64_t wrong)
 {
@@ -221,6 +240,7 @@ static void report_text(const struct perf_run *run, const struct perf_line *line
 		text_bytes(lines, count, MOEEP_MODE_LL, slots);
 		text_creation(lines, count);
 		printf("Transport: %s.\n", run->shared->transport);
+		text_network(run);
 	}
 	printf("%sresults checked: %" PRIu64 " values, %" PRIu64 " wrong\n",
 	       run->options->quiet ? "" : "\n", values, wrong);

@@ -321,9 +321,14 @@ static int join(struct rank *r, const moeep_unique_id_t *id, int backend)
 		.timeout_ms = r->o->timeout_ms,
 		.log = log_line,
 	};
+	char host[32];
 	moeep_comm_info_t info = {.size = sizeof(info)};
 	int rc;
 
+	if (r->o->emulate_nodes) {
+		snprintf(host, sizeof(host), "node %d", perf_node(r->o, r->rank));
+		config.host_id = host;
+	}
 	rc = moeep_comm_create(r->rank, r->o->ranks, &config, &r->comm);
 	if (rc) {
 		r->comm = NULL;
@@ -369,6 +374,24 @@ static int enter(struct rank *r, struct rank *twin)
 	return r->device ? rank_stream_open(r) : 0;
 }
 
+/* What this rank has handed to the network, for ranks of its own host and of others. */
+static void count_network(const struct rank *r)
+{
+	struct perf_network *network = &r->run->shared->network[r->rank];
+
+	for (int rank = 0; rank < r->o->ranks; rank++) {
+		moeep_peer_info_t peer = {.size = sizeof(peer)};
+
+		if (moeep_comm_query_peer(r->comm, rank, &peer) == 0) {
+			bool own = perf_node(r->o, rank) == perf_node(r->o, r->rank);
+
+			network->requests += peer.network_requests;
+			network->bytes += peer.network_bytes;
+			network->own_bytes += own ? peer.network_bytes : 0;
+		}
+	}
+}
+
 int perf_run_rank(struct perf_run *run, int rank)
 {
 	struct rank r = {.run = run, .o = run->options, .rank = rank};
@@ -377,6 +400,7 @@ int perf_run_rank(struct perf_run *run, int rank)
 
 	if (rc == 0) {
 		rc = run_cases(&r);
+		count_network(&r);
 	}
 	rank_mode_close(&twin);
 	(void)moeep_comm_destroy(twin.comm);

@@ -41,6 +41,13 @@ struct perf_outcome {
 	uint64_t buffer_ns;    /* that creating the buffer took */
 };
 
+/* Handed to the network by one rank. */
+struct perf_network {
+	uint64_t requests;
+	uint64_t bytes;
+	uint64_t own_bytes; /* of them, for ranks of its own host */
+};
+
 /* In shared memory. Each field has one writer; readers come after a barrier or the ranks' end. */
 struct perf_shared {
 	moeep_unique_id_t id;	   /* where the ranks meet */
@@ -55,6 +62,7 @@ struct perf_shared {
 	char transport[32]; /* from rank 0 to its last peer */
 	uint64_t warm_ns[PERF_MAX_RANKS];
 	uint64_t comm_ns[PERF_MAX_RANKS]; /* that creating the comm took */
+	struct perf_network network[PERF_MAX_RANKS];
 	char error[PERF_MAX_RANKS][PERF_ERROR_TEXT];
 	struct perf_outcome outcome[PERF_MAX_CASES][PERF_MAX_RANKS];
 	uint64_t ns[]; /* [case, phase, iteration, rank] */

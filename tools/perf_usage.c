@@ -18,6 +18,8 @@ const char perf_help_text[] =
 	"      --timeout MS       longest wait for another rank; 0: none [30000]\n"
 	"      --backend B        cuda (GPUs), host (processors) or auto: cuda if the library can\n"
 	"                         work on the GPUs of this machine, else host [auto]\n"
+	"      --emulate-nodes N  host backend: ranks count as N hosts, which an emulated network\n"
+	"                         joins (moeep_env(7) says how it can be slowed down)\n"
 	"\n"
 	"What is run\n"
 	"      --mode MODE        ht (high throughput), ll (low latency) or both [both]\n"
@@ -77,6 +79,7 @@ const struct option perf_long_options[] = {
 	{"threads", no_argument, NULL, OPT_THREADS},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
 	{"backend", required_argument, NULL, OPT_BACKEND},
+	{"emulate-nodes", required_argument, NULL, OPT_EMULATE_NODES},
 	{"sms", required_argument, NULL, OPT_SMS},
 	{"graph", required_argument, NULL, OPT_GRAPH},
 	{"compare-host", no_argument, NULL, OPT_COMPARE_HOST},

@@ -87,8 +87,8 @@ static int gather(struct moeep_comm *comm, const void *mine, void *all, size_t b
 	if (comm->collective != MOEEP_OP_COMM_CREATE) {
 		comm->collective_step++;
 		/* Pairs with out_of_step() of peers: where this rank is. */
-		moeep_comm_publish(comm, &moeep_comm_control(comm)->collective,
-				   moeep_flag_word(comm->collective_epoch, comm->collective_step));
+		moeep_comm_note(comm, &moeep_comm_control(comm)->collective,
+				moeep_flag_word(comm->collective_epoch, comm->collective_step));
 	}
 	rc = moeep_boot_allgather(comm->boot, mine, all, bytes, timeout_ms);
 	snprintf(detail, sizeof(detail), "%s", rc != MOEEP_OK ? moeep_error_detail() : "");

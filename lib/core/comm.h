@@ -81,6 +81,8 @@ static inline struct moeep_control *moeep_comm_control(const struct moeep_comm *
 
 /* Set a flag of this rank's control window, here and in its mirrors; wake whoever waits for it. */
 void moeep_comm_publish(struct moeep_comm *comm, moeep_flag_t *flag, uint64_t word);
+/* One that is only looked at. */
+void moeep_comm_note(struct moeep_comm *comm, moeep_flag_t *flag, uint64_t word);
 
 /*
  * Several nodes: wait until every rank has left, since what they tell each other may pass through

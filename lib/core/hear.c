@@ -10,11 +10,16 @@
 
 void moeep_comm_publish(struct moeep_comm *comm, moeep_flag_t *flag, uint64_t word)
 {
+	moeep_comm_note(comm, flag, word);
+	moeep_wait_wake_all(comm);
+}
+
+void moeep_comm_note(struct moeep_comm *comm, moeep_flag_t *flag, uint64_t word)
+{
 	uint64_t before = atomic_load_explicit(flag, memory_order_relaxed);
 	uint64_t offset = (uint64_t)((char *)flag - (char *)moeep_comm_control(comm));
 
 	moeep_flag_publish(flag, word);
-	moeep_wait_wake_all(comm);
 	for (int node = 0; comm->net && node < comm->num_nodes; node++) {
 		const struct moeep_gate *gate = &comm->gates[node];
 

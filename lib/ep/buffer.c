@@ -292,6 +292,7 @@ int moeep_buffer_create(moeep_comm_t *comm, const moeep_buffer_config_t *config,
 			: moeep_window_create("moeep-buffer", buffer->geo.window_bytes, &mine);
 	if (rc == MOEEP_OK) {
 		buffer->windows[comm->rank] = mine;
+		buffer->bases[comm->rank] = mine->base;
 		/* Before any peer can look. */
 		rc = set_epochs(buffer, mine, buffer->geo.config.initial_epoch);
 		buffer->windows[comm->rank] = NULL;

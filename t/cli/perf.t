@@ -39,6 +39,9 @@ refused "mode \"fast\".*ht, ll, both" --mode fast
 refused "tokens \"-1\"" --tokens -1
 refused "tokens \"16777216\"" --tokens 16777216
 refused "backend \"gpu\".*auto, host, cuda" --backend gpu
+refused "emulate-nodes \"0\"" --emulate-nodes 0
+refused "emulate-nodes 3 is more than the 2 ranks" -n 2 --emulate-nodes 3
+refused "emulate-nodes is for --backend host" --backend cuda --emulate-nodes 2
 refused "sms \"0\"" --sms 0
 refused "graph \"1001\"" --graph 1001
 refused "ll-tokens \"65536\"" --ll-tokens 65536
@@ -214,6 +217,15 @@ assert {r["phase"] for r in perf["results"] if r["mode"] == "ll"} == {"send", "r
 END
 	tap_is "$tap_rc" 0 "--json is a document with everything" || tap_diag "$tap_out"
 fi
+# Several emulated nodes. Their network carries something, but nothing between ranks of one node.
+for layout in flat expert-major; do
+	# shellcheck disable=SC2086
+	tap_run "$perf" ${small% --quiet} -n 6 --emulate-nodes 3 --layout "$layout" --no-progress
+	tap_is "$tap_rc" 0 "three emulated nodes, $layout rows: all results are right"
+	tap_like "$tap_out" "3 emulated nodes: [1-9].* requests, .*[1-9].*; to ranks of the own node 0 B" \
+		"and what the network carried is told"
+done
+
 for option in "--sms 4" "--graph 2" --compare-host "--backend cuda"; do
 	# shellcheck disable=SC2086
 	tap_run env MOEEP_CUDA_DRIVER=/none "$perf" $small --ranks 1 $option
