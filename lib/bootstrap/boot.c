@@ -132,10 +132,10 @@ int moeep_boot_lost(struct moeep_boot *boot)
 	return boot->ops->lost(boot);
 }
 
-void moeep_boot_tell(struct moeep_boot *boot, int result, const char *text)
+void moeep_boot_tell(struct moeep_boot *boot, const struct moeep_boot_news *news)
 {
 	if (boot->ops->tell) {
-		boot->ops->tell(boot, result, text);
+		boot->ops->tell(boot, news);
 	}
 }
 

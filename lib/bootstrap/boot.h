@@ -34,7 +34,12 @@ int moeep_boot_lost(struct moeep_boot *boot);
 struct moeep_boot_news {
 	int result;
 	int rank; /* who told it */
-	char text[240];
+	int operation;
+	int peer;
+	uint64_t epoch;
+	uint64_t expected;
+	uint64_t seen;
+	char text[208];
 };
 
 /*
@@ -42,7 +47,7 @@ struct moeep_boot_news {
  * thread; tell may wait a little, heard never does. Nothing comes of it over the caller's
  * functions, nor while an exchange is under way here.
  */
-void moeep_boot_tell(struct moeep_boot *boot, int result, const char *text);
+void moeep_boot_tell(struct moeep_boot *boot, const struct moeep_boot_news *news);
 bool moeep_boot_heard(struct moeep_boot *boot, struct moeep_boot_news *news);
 
 /* Say good-bye and free. NULL is a no-op. */

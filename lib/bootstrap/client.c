@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "bootstrap/client.h"
@@ -168,7 +169,16 @@ int moeep_client_notice(struct moeep_client *client)
 		return moeep_fail(failure->result, "%s", failure->text);
 	}
 	if (failure->lost <= -2 && client->result == MOEEP_OK) {
-		client->teller = -2 - failure->lost;
+		client->news = (struct moeep_boot_news){
+			.result = failure->result,
+			.rank = -2 - failure->lost,
+			.operation = failure->operation,
+			.peer = failure->peer,
+			.epoch = failure->epoch,
+			.expected = failure->expected,
+			.seen = failure->seen,
+		};
+		memcpy(client->news.text, failure->text, sizeof(client->news.text));
 	}
 	client_break(client, failure->result, "%s", failure->text);
 	if (failure->lost >= 0 && failure->lost < client->base.num_ranks) {
@@ -276,7 +286,7 @@ static int client_exchange(struct moeep_client *client, const void *send, void *
 	}
 }
 
-static void client_tell(struct moeep_boot *boot, int result, const char *text)
+static void client_tell(struct moeep_boot *boot, const struct moeep_boot_news *news)
 {
 	struct moeep_client *client = (struct moeep_client *)boot;
 	struct {
@@ -287,11 +297,17 @@ static void client_tell(struct moeep_boot *boot, int result, const char *text)
 			   .version = MOEEP_BOOT_VERSION,
 			   .type = MOEEP_BOOT_TELL,
 			   .length = sizeof(message.failure)},
-		.failure = {.result = result, .lost = -1},
+		.failure = {.result = news->result,
+			    .lost = -1,
+			    .operation = news->operation,
+			    .peer = news->peer,
+			    .epoch = news->epoch,
+			    .expected = news->expected,
+			    .seen = news->seen},
 	};
 	size_t done = 0;
 
-	snprintf(message.failure.text, sizeof(message.failure.text), "%s", text);
+	snprintf(message.failure.text, sizeof(message.failure.text), "%s", news->text);
 	/* Not the other lock: a thread may be in an exchange that comes to no end without this. */
 	pthread_mutex_lock(&client->send_lock);
 	if (!client->mid_message) {
@@ -345,11 +361,9 @@ static bool client_heard(struct moeep_boot *boot, struct moeep_boot_news *news)
 
 	(void)client_lost(boot); /* reads what has come */
 	if (pthread_mutex_trylock(&client->lock) == 0) {
-		heard = client->result != MOEEP_OK && client->teller >= 0;
+		heard = client->result != MOEEP_OK && client->news.rank >= 0;
 		if (heard) {
-			news->result = client->result;
-			news->rank = client->teller;
-			snprintf(news->text, sizeof(news->text), "%.239s", client->text);
+			*news = client->news;
 		}
 		pthread_mutex_unlock(&client->lock);
 	}

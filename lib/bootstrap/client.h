@@ -22,14 +22,14 @@ struct moeep_client {
 	/* Of everything below. An exchange holds it to its end. */
 	pthread_mutex_t lock;
 	int fd;
-	int host_rank;	  /* the rank whose end ends the hub, or -1 */
-	uint64_t round;	  /* the next exchange */
-	int result;	  /* why there can be no further exchange, or MOEEP_OK */
-	bool hub_ended;	  /* nothing more comes */
-	int teller;	  /* rank that told result, or -1 */
-	bool mid_message; /* a message was sent in part: nothing can follow */
-	bool silent;	  /* the hub does not answer: it may be stopped */
-	char text[256];	  /* detail of result */
+	int host_rank;		     /* the rank whose end ends the hub, or -1 */
+	uint64_t round;		     /* the next exchange */
+	int result;		     /* why there can be no further exchange, or MOEEP_OK */
+	bool hub_ended;		     /* nothing more comes */
+	struct moeep_boot_news news; /* that told result; its rank is -1: none did */
+	bool mid_message;	     /* a message was sent in part: nothing can follow */
+	bool silent;		     /* the hub does not answer: it may be stopped */
+	char text[256];		     /* detail of result */
 	/* What is coming in, whole or in part. */
 	size_t done;
 	struct moeep_boot_header header;

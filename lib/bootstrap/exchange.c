@@ -54,6 +54,14 @@ static void round_close(struct moeep_hub *hub)
 	}
 }
 
+/* hub->failure says why. */
+static void group_failed(struct moeep_hub *hub)
+{
+	hub->failed = true;
+	round_close(hub);
+	send_to_all(hub, MOEEP_BOOT_FAILURE, &hub->failure, sizeof(hub->failure), NULL);
+}
+
 /* The group cannot go on. Only the first cause is kept: what follows is usually its consequence. */
 static void group_fail(struct moeep_hub *hub, int result, int lost, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
@@ -65,12 +73,10 @@ static void group_fail(struct moeep_hub *hub, int result, int lost, const char *
 	if (hub->failed) {
 		return;
 	}
-	hub->failed = true;
 	va_start(args, format);
 	failure_set(&hub->failure, 0, result, lost, format, args);
 	va_end(args);
-	round_close(hub);
-	send_to_all(hub, MOEEP_BOOT_FAILURE, &hub->failure, sizeof(hub->failure), NULL);
+	group_failed(hub);
 }
 
 /* One that wants to join is told why not. */
@@ -328,10 +334,17 @@ void moeep_hub_leave(struct moeep_hub *hub, struct moeep_hub_conn *conn)
 
 void moeep_hub_told(struct moeep_hub *hub, const struct moeep_hub_conn *conn)
 {
-	const struct moeep_boot_failure *told = &conn->body.told;
-
-	group_fail(hub, told->result < 0 ? told->result : MOEEP_ERR_ABORTED, -2 - conn->rank,
-		   "%.*s", (int)sizeof(told->text) - 1, told->text);
+	if (hub->failed) {
+		return;
+	}
+	hub->failure = conn->body.told;
+	hub->failure.round = 0;
+	hub->failure.lost = -2 - conn->rank;
+	hub->failure.text[sizeof(hub->failure.text) - 1] = '\0';
+	if (hub->failure.result >= 0) {
+		hub->failure.result = MOEEP_ERR_ABORTED;
+	}
+	group_failed(hub);
 }
 
 void moeep_hub_lose(struct moeep_hub *hub, int rank)

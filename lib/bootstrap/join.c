@@ -235,7 +235,7 @@ int moeep_boot_open_client(const moeep_unique_id_t *id, int rank, int num_ranks,
 	client->base.num_ranks = num_ranks;
 	client->fd = -1;
 	client->host_rank = -1;
-	client->teller = -1;
+	client->news.rank = -1;
 	client->round = 1;
 	atomic_init(&client->lost, -1);
 	pthread_mutex_init(&client->lock, NULL);

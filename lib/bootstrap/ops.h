@@ -15,7 +15,7 @@ struct moeep_boot_ops {
 			 uint32_t timeout_ms);
 	int (*lost)(struct moeep_boot *boot);
 	/* May be NULL: it has no way to tell. */
-	void (*tell)(struct moeep_boot *boot, int result, const char *text);
+	void (*tell)(struct moeep_boot *boot, const struct moeep_boot_news *news);
 	bool (*heard)(struct moeep_boot *boot, struct moeep_boot_news *news);
 	void (*close)(struct moeep_boot *boot);
 };

@@ -60,7 +60,7 @@ enum {
 	MOEEP_BOOT_FAILURE = 6,
 	MOEEP_BOOT_BYE = 7,
 	MOEEP_BOOT_WELCOME = 8,
-	MOEEP_BOOT_TELL = 9 /* struct moeep_boot_failure, of which result and text count */
+	MOEEP_BOOT_TELL = 9 /* struct moeep_boot_failure */
 };
 
 /* Starts every message. */
@@ -137,7 +137,13 @@ struct moeep_boot_failure {
 	int32_t result;
 	int32_t lost; /* rank whose connection ended, or the first that did not come; or -1;
 			 told by a rank: -2 - rank */
-	char text[240];
+	/* Told by a rank: of its cause; else 0. */
+	int32_t operation;
+	int32_t peer;
+	uint64_t epoch;
+	uint64_t expected;
+	uint64_t seen;
+	char text[208];
 };
 static_assert(sizeof(struct moeep_boot_failure) == 256, "on the wire");
 

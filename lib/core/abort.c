@@ -113,15 +113,38 @@ void moeep_comm_adopt(struct moeep_comm *comm)
 
 void moeep_comm_hear(struct moeep_comm *comm)
 {
-	struct moeep_cause cause = {.peer = -1};
+	struct moeep_cause cause = {0};
 	struct moeep_boot_news news;
 
 	moeep_comm_adopt(comm);
 	if (comm->net && moeep_boot_heard(comm->boot, &news)) {
 		cause.result = news.result;
+		cause.operation = news.operation;
 		cause.rank = news.rank;
+		cause.peer = news.peer;
+		cause.epoch = news.epoch;
+		cause.expected = news.expected;
+		cause.seen = news.seen;
 		snprintf(cause.message, sizeof(cause.message), "%.159s", news.text);
 		spread(comm, &cause);
+	}
+}
+
+/* Over the rendezvous. The rank that noticed it is the one that tells. */
+static void tell(struct moeep_comm *comm, const struct moeep_cause *cause)
+{
+	struct moeep_boot_news news = {
+		.result = cause->result,
+		.operation = cause->operation,
+		.peer = cause->peer,
+		.epoch = cause->epoch,
+		.expected = cause->expected,
+		.seen = cause->seen,
+	};
+
+	if (cause->rank == comm->rank) {
+		snprintf(news.text, sizeof(news.text), "%s", cause->message);
+		moeep_boot_tell(comm->boot, &news);
 	}
 }
 
@@ -133,7 +156,7 @@ int moeep_comm_raise(struct moeep_comm *comm, const struct moeep_cause *cause)
 	if (comm->net) {
 		moeep_net_tell_cause(comm->net);
 		/* Where that way is what failed, there is the rendezvous. */
-		moeep_boot_tell(comm->boot, first.result, first.message);
+		tell(comm, &first);
 	}
 	moeep_log(&comm->log, MOEEP_LOG_ERROR, "%s: %s", moeep_strerror(first.result),
 		  first.message);
