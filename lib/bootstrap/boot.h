@@ -45,7 +45,7 @@ struct moeep_boot_news {
 /*
  * Tell all ranks that the group has failed, past whatever else joins them, and hear of it. Any
  * thread; tell may wait a little, heard never does. Nothing comes of it over the caller's
- * functions, nor while an exchange is under way here.
+ * functions.
  */
 void moeep_boot_tell(struct moeep_boot *boot, const struct moeep_boot_news *news);
 bool moeep_boot_heard(struct moeep_boot *boot, struct moeep_boot_news *news);

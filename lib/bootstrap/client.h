@@ -18,7 +18,8 @@ struct moeep_client {
 	struct moeep_boot base;
 	char address[MOEEP_SOCKET_TEXT];
 	_Atomic int lost;	   /* set once, under the lock; read without it */
-	pthread_mutex_t send_lock; /* of sending, and mid_message; taken inside of lock */
+	pthread_mutex_t send_lock; /* of sending; taken inside of lock, if that is taken */
+	bool mid_message;	   /* under it: a message was sent in part, nothing can follow */
 	/* Of everything below. An exchange holds it to its end. */
 	pthread_mutex_t lock;
 	int fd;
@@ -27,7 +28,6 @@ struct moeep_client {
 	int result;		     /* why there can be no further exchange, or MOEEP_OK */
 	bool hub_ended;		     /* nothing more comes */
 	struct moeep_boot_news news; /* that told result; its rank is -1: none did */
-	bool mid_message;	     /* a message was sent in part: nothing can follow */
 	bool silent;		     /* the hub does not answer: it may be stopped */
 	char text[256];		     /* detail of result */
 	/* What is coming in, whole or in part. */

@@ -164,35 +164,19 @@ static void stage_token(struct moeep_ht_dispatch *d, int64_t t, int32_t *ids, fl
 	}
 }
 
-static bool goes_to_node(const struct moeep_ht_dispatch *d, int64_t token, int node)
-{
-	const struct moeep_buffer *buffer = d->op.buffer;
-	const int32_t *idx = &d->op.handle->topk_idx[token * d->topk];
-
-	for (int k = 0; k < d->topk; k++) {
-		if (idx[k] >= 0 &&
-		    buffer->comm->peers[buffer->scratch.expert_rank[idx[k]]].node == node) {
-			return true;
-		}
-	}
-	return false;
-}
-
 /* Rows of the chunk's tokens that a node wants: those that lie together go together. */
 static void send_rows(const struct moeep_ht_dispatch *d, int node, int64_t first, int64_t count,
 		      const char *rows)
 {
+	const int32_t *idx = &d->op.handle->topk_idx[first * d->topk];
 	int64_t begin = 0;
 
 	while (begin < count) {
-		int64_t end = begin;
+		int64_t run = moeep_route_node_run(d->op.buffer, idx, d->topk, begin, count, node);
 
-		while (end < count && goes_to_node(d, first + end, node)) {
-			end++;
-		}
 		moeep_send_to_node(d->op.buffer, node, rows + (uint64_t)begin * d->row_bytes,
-				   (uint64_t)(end - begin) * d->row_bytes);
-		begin = end + 1;
+				   (uint64_t)run * d->row_bytes);
+		begin += run + 1;
 	}
 }
 

@@ -32,6 +32,28 @@ int moeep_route_ranks(const struct moeep_buffer *buffer, const int32_t *idx, int
 	return count;
 }
 
+static bool goes_to_node(const struct moeep_buffer *buffer, const int32_t *idx, int topk, int node)
+{
+	for (int k = 0; k < topk; k++) {
+		if (idx[k] >= 0 &&
+		    buffer->comm->peers[buffer->scratch.expert_rank[idx[k]]].node == node) {
+			return true;
+		}
+	}
+	return false;
+}
+
+int64_t moeep_route_node_run(const struct moeep_buffer *buffer, const int32_t *idx, int topk,
+			     int64_t first, int64_t end, int node)
+{
+	int64_t token = first;
+
+	while (token < end && goes_to_node(buffer, &idx[token * topk], topk, node)) {
+		token++;
+	}
+	return token - first;
+}
+
 int moeep_route_read_one(const struct moeep_buffer *buffer, const void *choices, int32_t topk_dtype,
 			 int64_t token, int topk, int32_t *idx, int32_t *per_expert)
 {

@@ -21,6 +21,11 @@ int moeep_route_read_one(const struct moeep_buffer *buffer, const void *choices,
  * topk. */
 int moeep_route_ranks(const struct moeep_buffer *buffer, const int32_t *idx, int topk, int *ranks);
 
+/* How many tokens from `first` on, one behind the other and before `end`, have a choice on a node.
+ */
+int64_t moeep_route_node_run(const struct moeep_buffer *buffer, const int32_t *idx, int topk,
+			     int64_t first, int64_t end, int node);
+
 /* After moeep_ht_enter() of a new routing: fill in the handle's positions and what each rank needs.
  */
 void moeep_route_place(const struct moeep_ht_op *op);

@@ -53,17 +53,6 @@ static void write_token(const struct moeep_buffer *buffer, const struct moeep_ll
 	}
 }
 
-static bool goes_to_node(const struct moeep_buffer *buffer, const int32_t *idx, int topk, int node)
-{
-	for (int k = 0; k < topk; k++) {
-		if (idx[k] >= 0 &&
-		    buffer->comm->peers[buffer->scratch.expert_rank[idx[k]]].node == node) {
-			return true;
-		}
-	}
-	return false;
-}
-
 /* The slot to another node: its rows once, whatever the number of ranks there that want them. */
 static void send_slot(const struct moeep_buffer *buffer, const struct moeep_handle *handle,
 		      int node, const struct moeep_ll_entry *entry,
@@ -80,21 +69,17 @@ static void send_slot(const struct moeep_buffer *buffer, const struct moeep_hand
 		moeep_send_to_node(buffer, node, parts->topk_weights, choices * sizeof(float));
 	}
 	while (begin < entry->num_tokens) {
-		int64_t end = begin;
+		int64_t run = moeep_route_node_run(buffer, handle->topk_idx, entry->topk, begin,
+						   entry->num_tokens, node);
 
-		while (end < entry->num_tokens &&
-		       goes_to_node(buffer, &handle->topk_idx[end * entry->topk], entry->topk,
-				    node)) {
-			end++;
-		}
 		if (entry->quant != MOEEP_QUANT_NONE) {
 			moeep_send_to_node(buffer, node,
 					   parts->scales + (uint64_t)begin * parts->scale_bytes,
-					   (uint64_t)(end - begin) * parts->scale_bytes);
+					   (uint64_t)run * parts->scale_bytes);
 		}
 		moeep_send_to_node(buffer, node, parts->rows + (uint64_t)begin * parts->row_bytes,
-				   (uint64_t)(end - begin) * parts->row_bytes);
-		begin = end + 1;
+				   (uint64_t)run * parts->row_bytes);
+		begin += run + 1;
 	}
 }
 
